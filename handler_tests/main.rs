@@ -1,0 +1,17 @@
+//! One test binary; a module a theme.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod cli;
+mod config;
+mod dummy_engine;
+mod imaging;
+mod input;
+mod local_api;
+#[cfg(feature = "models")]
+mod models;
+mod output;
+mod progress;
+mod runpod_faults;
+mod runpod_wire;
+mod support;
+mod worker;

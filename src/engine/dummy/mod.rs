@@ -1,0 +1,1 @@
+//! `test_mode`: every picture procedural, everything else real.

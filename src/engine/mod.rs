@@ -1,0 +1,98 @@
+//! The seam behind which pictures are made.
+//!
+//! An engine is synchronous, lives on one OS thread of its own ([`crate::worker::executor`]) and knows nothing of jobs
+//! or networks. [`Ctx`] is its only way out.
+
+mod ctx;
+pub mod dummy;
+
+pub use ctx::Ctx;
+
+use std::time::Duration;
+
+use image::DynamicImage;
+use serde_json::Value;
+
+use crate::input::Plan;
+use crate::job::{FailureKind, StopReason};
+use crate::progress::SubStep;
+
+/// Makes pictures from plans, one at a time.
+pub trait Engine: Send {
+    /// Runs every step that the plan asks for.
+    ///
+    /// Must call [`Ctx::check`] at least once a denoise step, and [`Ctx::progress`] after each.
+    ///
+    /// # Errors
+    /// [`EngineError`]; the engine must be usable for the next plan after any but [`EngineError::DeviceLost`].
+    fn run(&mut self, plan: &Plan, ctx: &Ctx) -> Result<Artifacts, EngineError>;
+}
+
+/// What a run produced. Images have the plan's width and height.
+#[derive(Debug, Default)]
+pub struct Artifacts {
+    /// Step 1: background with the product (RGB).
+    pub step1: Option<DynamicImage>,
+    /// Step 2: the phrase on a transparent ground (RGBA).
+    pub step2: Option<DynamicImage>,
+    /// The last step's image, whichever step was last.
+    pub final_image: Option<DynamicImage>,
+    /// What the customer should know, in the order it happened.
+    pub warnings: Vec<String>,
+    /// Wall time of each sub-step that ran, in order.
+    pub timings: Vec<(SubStep, Duration)>,
+    /// Peak and per-step bytes, moves; `Null` where nothing was on a device.
+    pub memory: Value,
+}
+
+/// Why a run ended without its artifacts.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// [`Ctx::check`] said so.
+    #[error("stopped: {0}")]
+    Stopped(StopReason),
+    /// The plan cannot be carried out with what this worker has: fonts without a glyph, a missing model, a card too small.
+    #[error("{0}")]
+    Unfit(String),
+    /// This worker has no engine for the plan.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A step failed.
+    #[error("{sub_step}: {message}")]
+    Step {
+        /// Where.
+        sub_step: SubStep,
+        /// What.
+        message: String,
+    },
+    /// The device's memory ran out after everything without a use was freed.
+    #[error("out of device memory in {sub_step}: {message}")]
+    OutOfMemory {
+        /// Where.
+        sub_step: SubStep,
+        /// Needed, free and total bytes, in words.
+        message: String,
+    },
+    /// The device's context is lost; nothing on it works until the process is replaced.
+    #[error("device lost in {sub_step}: {message}")]
+    DeviceLost {
+        /// Where.
+        sub_step: SubStep,
+        /// The driver's words.
+        message: String,
+    },
+}
+
+impl EngineError {
+    /// The failure's stable name; `None` for a stop, which is no failure of the engine's.
+    pub fn kind(&self) -> Option<FailureKind> {
+        match self {
+            Self::Stopped(_) => None,
+            Self::Unfit(_) => Some(FailureKind::InvalidInput),
+            Self::Unavailable(_) => Some(FailureKind::Unavailable),
+            Self::Step { .. } => Some(FailureKind::Engine),
+            Self::OutOfMemory { .. } => Some(FailureKind::OutOfMemory),
+            Self::DeviceLost { .. } => Some(FailureKind::DeviceLost),
+        }
+    }
+}

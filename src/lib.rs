@@ -1,0 +1,17 @@
+//! Marquee: a serverless GPU worker that turns a phrase, a scene and a product photo into an advertisement.
+//!
+//! The folders are the data flow: [`source`] takes a job, [`input`] decides what it means, [`worker`] runs it on the
+//! [`engine`]'s thread, [`progress`] and [`output`] turn what the engine says into JSON, and [`sink`] delivers it.
+
+pub mod config;
+pub mod engine;
+pub mod imaging;
+pub mod input;
+pub mod job;
+#[cfg(feature = "models")]
+pub mod models;
+pub mod output;
+pub mod progress;
+pub mod sink;
+pub mod source;
+pub mod worker;

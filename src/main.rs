@@ -1,0 +1,2 @@
+//! The `marquee` program.
+fn main() {}

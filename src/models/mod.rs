@@ -1,0 +1,1 @@
+//! The nets: weights in, tensors out, no policy.

@@ -1,0 +1,1 @@
+//! From the engine's images to the JSON object that is delivered.

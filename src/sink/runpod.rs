@@ -1,0 +1,1 @@
+//! Posts to the RunPod endpoint: results with a retry budget, progress without.

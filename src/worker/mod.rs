@@ -1,0 +1,1 @@
+//! Runs jobs: takes from a source while a permit is free, runs the engine, delivers through the job's own sink.
