@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod http_client;
 pub mod imaging;
 pub mod input;
 pub mod job;
