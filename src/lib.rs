@@ -15,4 +15,5 @@ pub mod output;
 pub mod progress;
 pub mod sink;
 pub mod source;
+pub mod telemetry;
 pub mod worker;

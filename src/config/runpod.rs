@@ -58,8 +58,8 @@ pub struct FitnessConfig {
     pub network_timeout: Option<Duration>,
 }
 
-/// The SDK's log levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The SDK's log levels, the chattiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// TRACE, NOTSET.
     Trace,
