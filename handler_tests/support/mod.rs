@@ -1,1 +1,3 @@
 //! Fakes shared by the tests.
+
+pub mod endpoint;
