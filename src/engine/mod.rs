@@ -5,8 +5,10 @@
 
 mod ctx;
 pub mod dummy;
+mod router;
 
 pub use ctx::Ctx;
+pub use router::Router;
 
 use std::time::Duration;
 

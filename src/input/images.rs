@@ -11,12 +11,12 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use image::codecs::png::PngDecoder;
 use image::codecs::webp::WebPDecoder;
 use image::error::ImageError;
-use image::imageops::FilterType;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 use serde_json::{Value, json};
 
 use super::errors::{ErrorCode, shortened};
+use crate::imaging::resample::{self, Filter};
 
 /// Caps on one picture.
 #[derive(Debug, Clone, Copy)]
@@ -346,7 +346,7 @@ pub fn fit_to(image: DynamicImage, width: u32, height: u32) -> DynamicImage {
     if (image.width(), image.height()) == (width, height) {
         image
     } else {
-        image.resize_exact(width, height, FilterType::Lanczos3)
+        resample::resize(&image, width, height, Filter::Lanczos)
     }
 }
 

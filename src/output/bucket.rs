@@ -11,7 +11,7 @@ use rusty_s3::actions::{GetObject, PutObject, S3Action as _};
 use rusty_s3::{Credentials, UrlStyle};
 use url::Url;
 
-use super::encode::{extension, media_type};
+use super::format::{extension, media_type};
 use crate::config::BucketConfig;
 use crate::input::plan::OutputFormat;
 use crate::job::JobId;

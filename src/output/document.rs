@@ -13,8 +13,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value, json};
 use url::Url;
 
-use super::encode::{EncodeError, encode, extension, is_transparent};
+use super::format::{extension, is_transparent};
 use crate::engine::Artifacts;
+use crate::imaging::codecs::{EncodeError, encode};
 use crate::input::Plan;
 use crate::input::plan::{OutputFormat, OutputPlan};
 use crate::job::{Failure, FailureKind};

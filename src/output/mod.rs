@@ -1,12 +1,12 @@
 //! From the engine's images to the JSON object that is delivered.
 //!
-//! [`encode`] makes files, [`document`] writes the object, [`size_guard`] decides what to give up when it would not fit
+//! [`document`] writes the object, [`size_guard`] decides what to give up when it would not fit
 //! through the platform, [`bucket`] stores images elsewhere. Knows no engines and no wire protocol; called by
 //! [`crate::worker`] once a run has ended.
 
 pub mod bucket;
 pub mod document;
-pub mod encode;
+pub mod format;
 pub mod size_guard;
 
 use futures_util::future::try_join_all;

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::document::{Document, FINAL, not_encoded};
-use super::encode::{encode, is_transparent};
+use super::format::is_transparent;
+use crate::imaging::codecs::encode;
 use crate::input::plan::OutputFormat;
 use crate::job::{Delivery, Failure, FailureKind};
 
