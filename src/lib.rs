@@ -3,6 +3,7 @@
 //! The folders are the data flow: [`source`] takes a job, [`input`] decides what it means, [`worker`] runs it on the
 //! [`engine`]'s thread, [`progress`] and [`output`] turn what the engine says into JSON, and [`sink`] delivers it.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod http_client;

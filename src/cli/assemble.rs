@@ -8,7 +8,7 @@ use crate::engine::{Engine, Router};
 use crate::http_client;
 use crate::imaging::fonts::FontLibrary;
 use crate::input::InputLimits;
-use crate::output::Bucket;
+use crate::output::{Bucket, BucketError};
 use crate::progress::Statistics;
 use crate::worker::{Executor, Shared, Worker};
 
@@ -18,6 +18,9 @@ pub(super) enum AssembleError {
     /// No TLS, no HTTP.
     #[error(transparent)]
     Client(#[from] http_client::ClientError),
+    /// The bucket's settings cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// No thread for the engine, or no signal handler.
     #[error("the system refused a thread or a signal handler")]
     System(#[from] std::io::Error),
@@ -30,7 +33,7 @@ pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker
         let fonts = Arc::new(FontLibrary::new(font_dirs.clone()));
         Box::new(Router::new(Box::new(DummyEngine::new(fonts, step)), None))
     }))?;
-    let bucket = config.bucket.as_ref().map(|bucket| Bucket::new(bucket, client.clone()));
+    let bucket = config.bucket.as_ref().map(|bucket| Bucket::new(bucket, client.clone())).transpose()?;
     Ok(Worker::new(Shared {
         config: config.worker.clone(),
         limits: InputLimits::from(&config.engine),
