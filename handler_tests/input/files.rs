@@ -36,8 +36,8 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let body = [kind.as_slice(), data].concat();
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind[..], data].concat();
     [&(data.len() as u32).to_be_bytes(), body.as_slice(), &crc32(&body).to_be_bytes()].concat()
 }
 
@@ -57,17 +57,17 @@ pub(super) fn raw_png(width: u32, height: u32, depth: u8, color: u8, extra: &[u8
     let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, color, 0, 0, 0]].concat();
     [
         b"\x89PNG\r\n\x1a\n".to_vec(),
-        chunk(b"IHDR", &header),
+        chunk(*b"IHDR", &header),
         extra.to_vec(),
-        chunk(b"IDAT", &zlib(rows)),
-        chunk(b"IEND", &[]),
+        chunk(*b"IDAT", &zlib(rows)),
+        chunk(*b"IEND", &[]),
     ]
     .concat()
 }
 
 /// Palette of green and yellow, two pixels: one each.
 pub(super) fn palette_png() -> Vec<u8> {
-    raw_png(2, 1, 8, 3, &chunk(b"PLTE", &[0, 255, 0, 255, 255, 0]), &[0, 0, 1])
+    raw_png(2, 1, 8, 3, &chunk(*b"PLTE", &[0, 255, 0, 255, 255, 0]), &[0, 0, 1])
 }
 
 /// One red frame, announced as two.
@@ -76,7 +76,7 @@ pub(super) fn animated_png() -> Vec<u8> {
     let frame =
         [&0u32.to_be_bytes()[..], &1u32.to_be_bytes(), &1u32.to_be_bytes(), &[0; 8], &[0, 1, 0, 10, 0, 0]]
             .concat();
-    raw_png(1, 1, 8, 2, &[chunk(b"acTL", &control), chunk(b"fcTL", &frame)].concat(), &[0, 255, 0, 0])
+    raw_png(1, 1, 8, 2, &[chunk(*b"acTL", &control), chunk(*b"fcTL", &frame)].concat(), &[0, 255, 0, 0])
 }
 
 /// One VP8L frame in the container of an animation.

@@ -22,8 +22,12 @@ fn near(found: [u8; 3], wanted: [u8; 3]) -> bool {
 fn every_way_to_write_base64_is_read() {
     let plain = png(3, 5);
     let url_safe = plain.replace('+', "-").replace('/', "_");
-    let broken: String =
-        plain.as_bytes().chunks(60).map(|l| format!("{}\r\n", str::from_utf8(l).unwrap())).collect();
+    let broken = plain
+        .as_bytes()
+        .chunks(60)
+        .map(|line| str::from_utf8(line).unwrap())
+        .collect::<Vec<_>>()
+        .join("\r\n");
     for text in [
         plain.clone(),
         plain.trim_end_matches('=').to_owned(),
