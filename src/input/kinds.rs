@@ -389,7 +389,7 @@ pub fn nearest<'a>(text: &str, candidates: impl Iterator<Item = &'a str>) -> Opt
     let text = text.to_lowercase().replace('-', "_");
     candidates
         .map(|candidate| (strsim::jaro_winkler(&text, &candidate.replace('-', "_")), candidate))
-        .filter(|(likeness, _)| *likeness >= 0.87)
+        .filter(|(likeness, _)| *likeness >= 0.84)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
 }
