@@ -65,7 +65,7 @@ async fn anything_but_200_is_tried_again_twice_ten_seconds_apart() {
     server.take().await.sink.deliver(&completed("1"), false).await.unwrap();
     let mut attempts = Vec::new();
     for _ in 0..3 {
-        attempts.push(got.recv().await.unwrap());
+        attempts.push(soon(got.recv()).await.unwrap());
     }
     assert_eq!(attempts[0].1, attempts[2].1, "the same body each time");
     for pair in attempts.windows(2) {
