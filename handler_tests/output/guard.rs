@@ -2,9 +2,9 @@
 
 use image::{DynamicImage, ImageFormat};
 use marquee::engine::Artifacts;
+use marquee::imaging::codecs::encode;
 use marquee::input::plan::OutputFormat;
 use marquee::job::{Delivery, FailureKind, JobId};
-use marquee::output::encode::encode;
 use marquee::output::size_guard::{WRAPPER_BYTES, limit_of};
 use marquee::output::{Document, render_for_delivery};
 use serde_json::{Value, json};
