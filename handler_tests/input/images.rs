@@ -80,6 +80,10 @@ fn caps_are_exact() {
     let pixels = Opened::new(&base64(&file), caps(file.len(), 999)).unwrap_err();
     assert_eq!(pixels.code, ErrorCode::ImageTooLarge);
     assert!(pixels.message.contains("40 x 25 = 1000"), "{pixels}");
+    // The length alone decides, before anything is decoded.
+    let undecodable = format!("{}!!!!", "A".repeat(4000));
+    assert_eq!(Opened::new(&undecodable, caps(3002, 1000)).unwrap_err().code, ErrorCode::ImageTooLarge);
+    assert_eq!(Opened::new(&undecodable, caps(3003, 1000)).unwrap_err().code, ErrorCode::BadBase64);
     // Line breaks do not count.
     assert!(Opened::new(&base64(&file).replace('A', "\nA"), caps(file.len(), 1000)).is_ok());
 }

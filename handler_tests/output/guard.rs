@@ -9,7 +9,7 @@ use marquee::output::size_guard::{WRAPPER_BYTES, limit_of};
 use marquee::output::{Document, render_for_delivery};
 use serde_json::{Value, json};
 
-use super::{artifacts, noise, parsed, phrase, picture, planned};
+use super::{artifacts, noise, parsed, picture, planned};
 
 const SIDE: u32 = 128;
 
@@ -83,8 +83,11 @@ async fn then_webp_then_jpeg_then_a_named_failure() {
 
 #[tokio::test]
 async fn transparency_is_never_lost_to_jpeg() {
-    let image = phrase(256);
-    let webp = body(&image, OutputFormat::WebP);
+    let mut image = faint().into_rgba8();
+    image.get_pixel_mut(0, 0).0[3] = 254;
+    let image = DynamicImage::ImageRgba8(image);
+    let (webp, jpeg) = (body(&image, OutputFormat::WebP), body(&image, OutputFormat::Jpeg));
+    assert!(jpeg + 2000 < webp, "JPEG would fit");
     let failure = delivered(only_final(image), webp - 100).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::ResultTooLarge);
 }
