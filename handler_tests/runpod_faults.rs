@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use marquee::job::{Failure, FailureKind, Outcome, StopReason};
+use marquee::job::{Envelope, Failure, FailureKind, Outcome, StopReason};
 use marquee::sink::DeliveryError;
 use marquee::source::backoff::Backoff;
 use marquee::source::runpod::fitness;
 use marquee::source::{JobSource, TakeError, Taken};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::runpod_wire::{completed, job, jobs, source, take};
@@ -355,6 +356,11 @@ mod stop_channel {
         Reply::json(&json!({ "jobsToStop": ids }))
     }
 
+    /// Bounded: a channel that closed would leave the test waiting for ever.
+    async fn stopped(job: &Envelope) -> StopReason {
+        timeout(Duration::from_secs(20), job.stop.stopped()).await.expect("the stop arrives")
+    }
+
     #[tokio::test]
     async fn named_job_is_stopped_and_its_neighbour_is_not() {
         let endpoint = Endpoint::start().await;
@@ -365,7 +371,7 @@ mod stop_channel {
         let mut source = source(endpoint.vars(), &[]);
         let jobs = jobs(&mut source, 2).await;
         endpoint.script(Route::Stop, [stop(&json!([7, "unknown", "b"]))]);
-        assert_eq!(jobs[1].stop.stopped().await, StopReason::Requested);
+        assert_eq!(stopped(&jobs[1]).await, StopReason::Requested);
         assert_eq!(jobs[0].stop.reason(), None);
     }
 
@@ -392,7 +398,7 @@ mod stop_channel {
         endpoint.script(Route::Stop, [nonsense, stop(&json!(["a"]))]);
         let mut source = source(endpoint.vars(), &[]);
         let job = job(&mut source).await;
-        assert_eq!(job.stop.stopped().await, StopReason::Requested);
+        assert_eq!(stopped(&job).await, StopReason::Requested);
     }
 }
 
