@@ -56,7 +56,7 @@ impl Product {
         let flat = (height / 8).max(2);
         let pad = width.max(height) / 8 + 2;
         let silhouette = resize_gray(&alpha(&self.image), width, flat, Filter::Bilinear);
-        let foot = i64::from(height) - i64::from(flat) / 2;
+        let foot = i64::from(height) - i64::from(flat) * 4 / 5;
         // A wide soft shadow and a tight dark one where product and ground touch.
         for (spread, strength) in [(pad as f32 * 0.42, 0.55), (pad as f32 * 0.10, 0.6)] {
             let mut mask = GrayImage::new(width + 2 * pad, flat + 2 * pad);
