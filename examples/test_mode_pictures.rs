@@ -31,18 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "summer_sale",
             plan("Summer Sale", "a tropical beach on a bright summer day", "gold foil balloon", overlay, 7),
         ),
-        (
-            "korean",
-            plan("여름 대축제", "눈 덮인 산의 노을", "rose gold foil balloon", CompositionMode::Blend, 5),
-        ),
+        ("korean", plan("여름 대축제", "노을 지는 바다", "gold foil balloon", CompositionMode::Blend, 21)),
         ("product", {
             let mut plan =
                 plan("New Scent", "a rustic wooden table in soft morning light", "gold foil", overlay, 3);
             if let Some(background) = &mut plan.background {
                 background.product = Some(ProductPlan {
                     image: bottle(),
-                    scale: 0.52,
-                    position: ProductPosition::At { x: 410, y: 420 },
+                    scale: 0.47,
+                    position: ProductPosition::At { x: 379, y: 486 },
                     prompt: String::new(),
                     negative_prompt: String::new(),
                     strength: 0.5,

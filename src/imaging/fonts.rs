@@ -233,7 +233,7 @@ impl FontLibrary {
         name: Option<&str>,
     ) -> Result<(Vec<Arc<Face>>, Vec<usize>), FontError> {
         let first = self.resolve(name)?;
-        let distinct: Vec<&str> = BTreeSet::from_iter(clusters.iter().copied()).into_iter().collect();
+        let distinct: Vec<&str> = clusters.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let mut chosen: Vec<Arc<Face>> = Vec::new();
         let mut owner: Vec<Option<usize>> = vec![None; distinct.len()];
 

@@ -150,7 +150,7 @@ fn clean(text: &str) -> String {
         })
         .filter(|&c| c == '\n' || !c.is_control())
         .collect();
-    let lines: Vec<&str> = text.trim().split('\n').map(str::trim_end).collect();
+    let lines: Vec<&str> = text.trim().lines().map(str::trim_end).collect();
     lines.join("\n")
 }
 
@@ -252,7 +252,7 @@ impl Setter {
             }
             // To half a per cent: finer differences cannot be seen.
             while high / low > 1.005 {
-                let middle = (low + high) / 2.0;
+                let middle = f32::midpoint(low, high);
                 if self.fits(room, middle, wrap) {
                     low = middle;
                 } else {
@@ -275,7 +275,7 @@ impl Setter {
         }
         let (mut low, mut high) = (0.0, room.width);
         for _ in 0..8 {
-            let middle = (low + high) / 2.0;
+            let middle = f32::midpoint(low, high);
             let (widest, _, count) = self.measure(size, middle, wrap);
             if count == lines && widest <= middle {
                 high = middle;

@@ -42,7 +42,6 @@ impl DummyEngine {
     }
 
     fn background(
-        &self,
         plan: &Plan,
         background: &BackgroundPlan,
         run: &mut Pacer,
@@ -161,7 +160,7 @@ impl Engine for DummyEngine {
         let warnings = &mut artifacts.warnings;
 
         let background = match &plan.background {
-            Some(background) => Some(self.background(plan, background, &mut run, warnings)?),
+            Some(background) => Some(Self::background(plan, background, &mut run, warnings)?),
             None => None,
         };
         let text = match &plan.text {

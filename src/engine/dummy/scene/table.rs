@@ -5,6 +5,8 @@ use super::{Hour, Painter, Point, colour};
 
 /// The table's far edge, as a share of the height.
 const EDGE: f32 = 0.6;
+/// Width of a board where depth is 1.
+const PLANK: f32 = 0.62;
 
 pub struct Table {
     planks: Noise,
@@ -56,7 +58,6 @@ impl Table {
         let below = (at.down - EDGE) / (1.0 - EDGE);
         let depth = 1.0 / (0.26 + below);
         let across = at.u * depth;
-        const PLANK: f32 = 0.62;
         let plank = (across / PLANK + 50.0).floor();
         let inside = across / PLANK + 50.0 - plank;
         let tone = self.planks.cell(plank as i32, 7);
