@@ -67,7 +67,7 @@ async fn a_worker_takes_runs_and_posts_and_its_log_is_json() {
     command.envs(endpoint.vars());
     command.stdout(std::process::Stdio::piped());
     let mut worker = command.spawn().unwrap();
-    endpoint.until(|seen| seen.iter().any(|request| is_result(request))).await;
+    endpoint.until(|seen| seen.iter().any(is_result)).await;
     let result = endpoint.results()[0].json();
     assert_eq!(result["output"]["status"], "completed", "{result}");
     terminate(&worker);

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 
 use super::{is_result, marquee, terminate};
-use crate::support::endpoint::{Endpoint, Reply, Route};
+use crate::support::endpoint::{Endpoint, Recorded, Reply, Route};
 
 fn spawn(endpoint: &Endpoint, home: &std::path::Path, vars: &[(&str, &str)]) -> Child {
     let mut command = marquee(home);
@@ -43,7 +43,7 @@ async fn mid_step_the_job_is_handed_back_as_an_error() {
     let home = tempfile::tempdir().unwrap();
     let vars = [("TEST_MODE_STEP_MS", "60000"), ("MARQUEE_SHUTDOWN_GRACE_S", "1.5")];
     let worker = spawn(&endpoint, home.path(), &vars);
-    endpoint.until(|seen| seen.iter().any(|request| request.is_progress())).await;
+    endpoint.until(|seen| seen.iter().any(Recorded::is_progress)).await;
     terminate(&worker);
     assert_eq!(exit_code(worker).await, Some(0));
     let results = endpoint.results();
@@ -61,7 +61,7 @@ async fn while_posting_the_result_is_still_delivered() {
     // No progress: the scripted refusals are for the result.
     let vars = [("MARQUEE_PROGRESS_INTERVAL_MS", "60000"), ("MARQUEE_SHUTDOWN_GRACE_S", "50")];
     let worker = spawn(&endpoint, home.path(), &vars);
-    endpoint.until(|seen| seen.iter().any(|request| is_result(request))).await;
+    endpoint.until(|seen| seen.iter().any(is_result)).await;
     terminate(&worker);
     assert_eq!(exit_code(worker).await, Some(0));
     let results = endpoint.results();
@@ -80,7 +80,7 @@ async fn a_second_signal_ends_it_at_once() {
     command.envs(endpoint.vars()).envs(vars).env("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", "true");
     let mut worker = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
-    endpoint.until(|seen| seen.iter().any(|request| request.is_progress())).await;
+    endpoint.until(|seen| seen.iter().any(Recorded::is_progress)).await;
     terminate(&worker);
     // Two signals sent together may be delivered as one: the second waits until the first was noticed.
     while !lines.next_line().await.unwrap().expect("the worker ended early").contains("SIGTERM") {}

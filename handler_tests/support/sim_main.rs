@@ -7,10 +7,12 @@ mod endpoint;
 
 use std::collections::HashSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Parser;
 use endpoint::{Endpoint, Recorded, Route};
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ struct Args {
     /// Jobs to hand out.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Folder for the results, one JSON file a job.
+    /// Folder for the results: a JSON file and the pictures of each job.
     #[arg(long)]
     out: Option<PathBuf>,
     /// Where to write the `export` lines instead of standard output.
@@ -78,10 +80,23 @@ async fn run(args: Args) -> Result<(), String> {
                 if let Some(out) = &args.out {
                     let path = out.join(format!("{id}.json"));
                     std::fs::write(&path, &request.body).map_err(|error| at(&path, &error))?;
+                    write_pictures(out, &id, &request.json())?;
                 }
                 results.insert(id);
             }
         }
+    }
+    Ok(())
+}
+
+/// The pictures of a completed job as files beside its JSON.
+fn write_pictures(folder: &Path, id: &str, body: &Value) -> Result<(), String> {
+    let images = body["output"]["images"].as_object();
+    for (name, image) in images.into_iter().flatten() {
+        let Some(file) = image.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok()) else { continue };
+        let extension = body["output"]["image_formats"][name].as_str().unwrap_or("png");
+        let path = folder.join(format!("{id}.{name}.{extension}"));
+        std::fs::write(&path, file).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(())
 }
