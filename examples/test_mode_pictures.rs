@@ -31,10 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "summer_sale",
             plan("Summer Sale", "a tropical beach on a bright summer day", "gold foil balloon", overlay, 7),
         ),
-        (
-            "korean",
-            plan("여름 대축제", "노을 지는 바다", "gold foil balloon", CompositionMode::Blend, 21),
-        ),
+        ("korean", plan("여름 대축제", "노을 지는 바다", "gold foil balloon", CompositionMode::Blend, 21)),
         ("product", {
             let mut plan =
                 plan("New Scent", "a rustic wooden table in soft morning light", "gold foil", overlay, 3);
