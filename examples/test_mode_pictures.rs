@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 background.product = Some(ProductPlan {
                     image: bottle(),
                     scale: 0.47,
-                    position: ProductPosition::At { x: 379, y: 486 },
+                    position: ProductPosition::At { x: 395, y: 486 },
                     prompt: String::new(),
                     negative_prompt: String::new(),
                     strength: 0.5,
