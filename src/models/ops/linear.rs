@@ -31,11 +31,24 @@ impl Linear {
     pub fn quantised(weight: QTensor, bias: Option<Tensor>) -> Result<Self> {
         Ok(Self { weight: Matrix::Quantised(QMatMul::from_arc(Arc::new(weight))?), bias })
     }
+
+    fn widened(&self) -> Result<Self> {
+        let weight = match &self.weight {
+            Matrix::Dense(weight) => Matrix::Dense(weight.to_dtype(DType::F32)?),
+            quantised @ Matrix::Quantised(_) => quantised.clone(),
+        };
+        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(DType::F32)).transpose()?;
+        Ok(Self { weight, bias })
+    }
 }
 
 impl Module for Linear {
     /// `x`: (…, in) -> (…, out) in `x`'s dtype. torch accumulates in f32 and rounds once, after the bias.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // candle has no bf16 product on a CPU; through f32 it rounds where torch does.
+        if x.device().is_cpu() && x.dtype() != DType::F32 {
+            return self.widened()?.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype());
+        }
         let y = match &self.weight {
             Matrix::Dense(weight) => {
                 // One large product instead of a batch of small ones: rows are rows, whatever the batch.
