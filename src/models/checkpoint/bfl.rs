@@ -32,7 +32,9 @@ pub(super) fn config(
         match dims.as_deref() {
             Some([rows]) => Ok([*rows, 1]),
             Some([rows, columns]) => Ok([*rows, *columns]),
-            other => Err(CheckpointError::layout(path, format!("{prefix}{key}, a matrix"), format!("{other:?}"))),
+            other => {
+                Err(CheckpointError::layout(path, format!("{prefix}{key}, a matrix"), format!("{other:?}")))
+            }
         }
     };
     let [inner, in_channels] = shape("img_in.weight")?;

@@ -26,7 +26,8 @@ pub fn check(expected: &[Expected], source: &dyn Source, extra: impl Fn(&str) ->
         source.keys().into_iter().filter(|key| !known.contains(key.as_str()) && !extra(key)).collect();
     left.sort();
     problems.extend(left.into_iter().map(|key| {
-        let found = source.meta(&key).map_or_else(String::new, |meta| format!("{:?} {}", meta.shape, meta.format));
+        let found =
+            source.meta(&key).map_or_else(String::new, |meta| format!("{:?} {}", meta.shape, meta.format));
         Problem::new(Path::new(&source.origin(&key)), key, "no such tensor", found)
     }));
     problems

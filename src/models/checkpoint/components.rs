@@ -96,7 +96,9 @@ impl FluxCheckpoint {
         let vae = gather(&mut problems, vae(&vae_path, &base))?;
         let scheduler = single::json(&base.join("scheduler/scheduler_config.json"))?;
         match (transformer, text_encoder, text_encoder_2, vae) {
-            (Some(transformer), Some(text_encoder), Some(text_encoder_2), Some(vae)) if problems.is_empty() => {
+            (Some(transformer), Some(text_encoder), Some(text_encoder_2), Some(vae))
+                if problems.is_empty() =>
+            {
                 Ok(Self {
                     transformer,
                     text_encoder,
@@ -205,7 +207,9 @@ fn config_of(path: &Path, base: &Path, net: &str) -> PathBuf {
 /// A configuration whose `_class_name`, if it has one, is `name`.
 fn class<T: DeserializeOwned>(path: &Path, name: &str) -> Result<T, CheckpointError> {
     let value: serde_json::Value = single::json(path)?;
-    if let Some(found) = value.get("_class_name").and_then(serde_json::Value::as_str).filter(|found| *found != name) {
+    if let Some(found) =
+        value.get("_class_name").and_then(serde_json::Value::as_str).filter(|found| *found != name)
+    {
         return Err(CheckpointError::layout(path, format!("_class_name {name}"), found));
     }
     serde_json::from_value(value)
@@ -220,8 +224,9 @@ fn compare(
     build: impl FnOnce(&Weights) -> TensorResult<()>,
 ) -> Result<Vec<Problem>, CheckpointError> {
     let probe = Arc::new(Probe::default());
-    build(&Weights::probing(&probe))
-        .map_err(|error| CheckpointError::layout(path, "a configuration that fits together", error.to_string()))?;
+    build(&Weights::probing(&probe)).map_err(|error| {
+        CheckpointError::layout(path, "a configuration that fits together", error.to_string())
+    })?;
     Ok(check(&probe.expected(), source.as_ref(), extra))
 }
 

@@ -47,7 +47,8 @@ pub(super) fn with_shared(source: Arc<dyn Source>) -> Renamed {
         .keys()
         .into_iter()
         .map(|key| {
-            let to = if key == "encoder.embed_tokens.weight" { "shared.weight".to_owned() } else { key.clone() };
+            let to =
+                if key == "encoder.embed_tokens.weight" { "shared.weight".to_owned() } else { key.clone() };
             (to, Recipe::whole(key))
         })
         .collect();
