@@ -1,0 +1,122 @@
+//! Step 3 without a net: text and scene under one light.
+//!
+//! The draft, the mask and the final selection are those of a real merge (repaint inside the mask, keep the rest); only
+//! the repainting is procedural: shadows, the scene's light on the text, a veil for what stands farther back.
+
+use image::{GrayImage, RgbImage, RgbaImage, imageops};
+
+use super::noise::{lerp, lerp3};
+use crate::imaging::blur::blur;
+use crate::imaging::composite::{over, select, shade};
+use crate::imaging::masks::{alpha, inpaint_mask, salient_foreground};
+use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
+use crate::imaging::srgb::Srgb;
+use crate::input::plan::CompositionMode;
+
+/// Soft margin of the repainted region, at 1024 px.
+const MARGIN: f32 = 28.0;
+/// Foreground below this mean (of 255) is nothing that a text could stand behind.
+const LEAST_FOREGROUND: f64 = 2.0;
+
+/// How a mode treats the text.
+struct Look {
+    /// Share of the scene's local colour in the text.
+    ambient: f32,
+    /// Share of the text's opacity that remains.
+    opacity: f32,
+    /// Strength of the far and the near shadow.
+    shadows: [f32; 2],
+    /// How strongly the scene's light creeps over the text's rim.
+    wrap: f32,
+}
+
+impl Look {
+    fn of(mode: CompositionMode) -> Self {
+        match mode {
+            CompositionMode::Overlay => Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 },
+            CompositionMode::Blend => Self { ambient: 0.46, opacity: 0.86, shadows: [0.26, 0.16], wrap: 0.55 },
+            CompositionMode::Behind => Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 },
+        }
+    }
+}
+
+/// Merges `text`, already in its place, into `background`; both have one size. The remark says where the mode found
+/// nothing to work with.
+pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> (RgbImage, Option<String>) {
+    let look = Look::of(mode);
+    let (width, height) = background.dimensions();
+    let unit = width.min(height) as f32 / 1024.0;
+    let text_alpha = alpha(text);
+
+    let mut warning = None;
+    let foreground = (mode == CompositionMode::Behind).then(|| salient_foreground(background)).filter(|mask| {
+        let mean = mask.iter().map(|&v| f64::from(v)).sum::<f64>() / f64::from(width * height).max(1.0);
+        if mean < LEAST_FOREGROUND {
+            warning = Some(
+                "composition_mode behind: nothing in the background stands out enough to be in front of the text".to_owned(),
+            );
+        }
+        mean >= LEAST_FOREGROUND
+    });
+
+    let mut draft = background.clone();
+    let far = shadow(&text_alpha, 15.0 * unit);
+    let near = shadow(&text_alpha, 4.0 * unit);
+    shade(&mut draft, &far, (0, (20.0 * unit) as i64), look.shadows[0]);
+    shade(&mut draft, &near, (0, (6.0 * unit) as i64), look.shadows[1]);
+    over(&mut draft, &lit_text(background, text, &text_alpha, &look, unit), (0, 0));
+
+    // Everything that the shadow touches belongs to the region that may change.
+    let mut touched = text_alpha;
+    let offset = (20.0 * unit) as usize * width as usize;
+    for (index, value) in far.iter().enumerate() {
+        if let Some(target) = touched.as_mut().get_mut(index + offset) {
+            *target = (*target).max(if *value > 2 { 255 } else { 0 });
+        }
+    }
+    let mask = inpaint_mask(&touched, (MARGIN * unit) as u32, foreground.as_ref());
+    // All three have the background's size.
+    (select(background, &draft, &mask).unwrap_or(draft), warning)
+}
+
+/// A blurred copy, computed at a quarter of the size where the blur is wide: nothing finer survives it.
+fn shadow(mask: &GrayImage, sigma: f32) -> GrayImage {
+    if sigma < 8.0 {
+        return blur(mask, sigma);
+    }
+    let (width, height) = mask.dimensions();
+    let small = resize_gray(mask, (width / 4).max(1), (height / 4).max(1), Filter::Bilinear);
+    resize_gray(&blur(&small, sigma / 4.0), width, height, Filter::Bilinear)
+}
+
+/// The text as the scene's light makes it.
+fn lit_text(background: &RgbImage, text: &RgbaImage, alpha: &GrayImage, look: &Look, unit: f32) -> RgbaImage {
+    let srgb = Srgb::new();
+    let (width, height) = text.dimensions();
+    // The scene's light near each point: its colours without its shapes.
+    let small = resize_rgb(background, (width / 24).max(1), (height / 24).max(1), Filter::Bilinear);
+    let near_light = resize_rgb(&imageops::blur(&small, 1.6), width, height, Filter::Bicubic);
+    let body = blur(alpha, 5.0 * unit);
+    let mut out = text.clone();
+    for (((pixel, near), body), behind) in
+        out.pixels_mut().zip(near_light.pixels()).zip(body.iter()).zip(background.pixels())
+    {
+        if pixel.0[3] == 0 {
+            continue;
+        }
+        let [r, g, b, a] = pixel.0;
+        let own = srgb.linear3([r, g, b]);
+        let near = srgb.linear3(near.0);
+        let behind = srgb.linear3(behind.0);
+        let brightness = (own[0] * 0.2126 + own[1] * 0.7152 + own[2] * 0.0722).clamp(0.0, 1.0);
+        // What shines through: mostly the blurred scene, a little of the sharp one, stronger in the text's lights.
+        let through = lerp3(near, behind, 0.35).map(|light| light * (0.45 + 1.3 * brightness));
+        let mut lit = lerp3(own, through, look.ambient * (0.5 + 0.5 * (1.0 - brightness)));
+        // Light wraps around the rim, where the blurred body is thin.
+        let rim = (1.0 - f32::from(*body) / 255.0).clamp(0.0, 1.0);
+        lit = lerp3(lit, near, rim * look.wrap);
+        let [r, g, b] = srgb.bytes3(lit);
+        pixel.0 = [r, g, b, (f32::from(a) * lerp(1.0, look.opacity, 1.0) + 0.5) as u8];
+    }
+    out
+}
