@@ -1,1 +1,3 @@
 mod flux;
+mod golden;
+mod rng;

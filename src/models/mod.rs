@@ -6,4 +6,5 @@
 
 pub mod flux;
 pub mod ops;
+pub mod rng;
 pub mod weights;
