@@ -1,3 +1,4 @@
 mod flux;
 mod golden;
 mod rng;
+mod schedulers;

@@ -7,4 +7,5 @@
 pub mod flux;
 pub mod ops;
 pub mod rng;
+pub mod schedulers;
 pub mod weights;
