@@ -2,3 +2,4 @@ mod flux;
 mod golden;
 mod rng;
 mod schedulers;
+mod text_encoders;

@@ -8,4 +8,5 @@ pub mod flux;
 pub mod ops;
 pub mod rng;
 pub mod schedulers;
+pub mod text_encoders;
 pub mod weights;
