@@ -3,3 +3,4 @@ mod golden;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod vae;

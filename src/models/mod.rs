@@ -9,4 +9,5 @@ pub mod ops;
 pub mod rng;
 pub mod schedulers;
 pub mod text_encoders;
+pub mod vae;
 pub mod weights;
