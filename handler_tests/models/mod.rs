@@ -1,5 +1,6 @@
 mod flux;
 mod golden;
+mod image_processor;
 mod rng;
 mod schedulers;
 mod text_encoders;
