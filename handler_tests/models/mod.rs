@@ -1,1 +1,7 @@
 mod flux;
+mod golden;
+mod image_processor;
+mod rng;
+mod schedulers;
+mod text_encoders;
+mod vae;

@@ -6,5 +6,10 @@
 
 pub mod checkpoint;
 pub mod flux;
+pub mod image_processor;
 pub mod ops;
+pub mod rng;
+pub mod schedulers;
+pub mod text_encoders;
+pub mod vae;
 pub mod weights;
