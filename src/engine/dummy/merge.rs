@@ -5,7 +5,7 @@
 
 use image::{GrayImage, RgbImage, RgbaImage, imageops};
 
-use super::noise::{lerp, lerp3};
+use super::noise::lerp3;
 use crate::imaging::blur::blur;
 use crate::imaging::composite::{over, select, shade};
 use crate::imaging::masks::{alpha, inpaint_mask, salient_foreground};
@@ -34,7 +34,7 @@ impl Look {
     fn of(mode: CompositionMode) -> Self {
         match mode {
             CompositionMode::Overlay => Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 },
-            CompositionMode::Blend => Self { ambient: 0.46, opacity: 0.86, shadows: [0.26, 0.16], wrap: 0.55 },
+            CompositionMode::Blend => Self { ambient: 0.34, opacity: 0.92, shadows: [0.30, 0.26], wrap: 0.40 },
             CompositionMode::Behind => Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 },
         }
     }
@@ -116,7 +116,7 @@ fn lit_text(background: &RgbImage, text: &RgbaImage, alpha: &GrayImage, look: &L
         let rim = (1.0 - f32::from(*body) / 255.0).clamp(0.0, 1.0);
         lit = lerp3(lit, near, rim * look.wrap);
         let [r, g, b] = srgb.bytes3(lit);
-        pixel.0 = [r, g, b, (f32::from(a) * lerp(1.0, look.opacity, 1.0) + 0.5) as u8];
+        pixel.0 = [r, g, b, (f32::from(a) * look.opacity + 0.5) as u8];
     }
     out
 }

@@ -8,9 +8,13 @@
 //! candle's `VarBuilder` is not used as the seam because it can only hand out dense tensors: a quantised matrix would
 //! have to be expanded on load. [`Weights::var_builder`] gives one where a candle module wants it.
 
+mod gguf;
 mod memory;
 mod probe;
+mod problem;
 mod quantised;
+mod renamed;
+mod safetensors;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -24,7 +28,11 @@ use candle_nn::var_builder::SimpleBackend;
 
 use crate::models::ops::Linear;
 
+pub use gguf::Gguf;
 pub use probe::{Expected, Probe};
+pub use problem::Problem;
+pub use renamed::{Part, Recipe, Renamed};
+pub use safetensors::Safetensors;
 
 /// How a tensor's numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,10 +179,11 @@ impl Weights {
     }
 
     /// One layer out of several that read the same input: rows of `parts` (name, outputs) in order. An empty name is the
-    /// view itself. With one matrix product instead of three, q, k and v cost a third of the launches.
+    /// view itself. With one matrix product instead of three, q, k and v cost a third of the launches. Quantised parts of
+    /// different block types are expanded.
     ///
     /// # Errors
-    /// As [`Weights::get`]; also if quantised parts have different block types.
+    /// As [`Weights::get`].
     pub fn fused_linear(&self, inputs: usize, parts: &[(&str, usize)], bias: bool) -> Result<Linear> {
         let mut blocks = Vec::with_capacity(parts.len());
         let mut biases = Vec::with_capacity(parts.len());
@@ -186,7 +195,7 @@ impl Weights {
             }
         }
         let bias = if bias { Some(self.join(biases)?) } else { None };
-        if blocks.iter().all(|block| matches!(block, Loaded::Quantised(_))) {
+        if quantised::joinable(&blocks) {
             return Linear::quantised(quantised::join(blocks, inputs, &self.device)?, bias);
         }
         let dense = blocks

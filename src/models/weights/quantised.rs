@@ -10,6 +10,18 @@ use candle_core::{Device, Error, Result};
 
 use super::Loaded;
 
+/// Whether all are blocks, of one type.
+pub(super) fn joinable(parts: &[Loaded]) -> bool {
+    let mut types = parts.iter().map(|part| match part {
+        Loaded::Quantised(tensor) => Some(tensor.dtype()),
+        Loaded::Dense(_) => None,
+    });
+    match types.next() {
+        Some(Some(first)) => types.all(|other| other == Some(first)),
+        _ => false,
+    }
+}
+
 pub(super) fn join(parts: Vec<Loaded>, inputs: usize, device: &Device) -> Result<QTensor> {
     let mut tensors = Vec::with_capacity(parts.len());
     for part in parts {
