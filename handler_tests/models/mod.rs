@@ -4,4 +4,5 @@ mod image_processor;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod tokenizers;
 mod vae;

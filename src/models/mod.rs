@@ -11,5 +11,6 @@ pub mod ops;
 pub mod rng;
 pub mod schedulers;
 pub mod text_encoders;
+pub mod tokenizers;
 pub mod vae;
 pub mod weights;
