@@ -103,10 +103,10 @@ class Folder:
     def case(self, name, kind, components, parameters, inputs, expected):
         """`inputs`: tensors, or {"shape", "seed"} for randn; `expected`: tensors by stage, in order of the flow."""
 
-        def store(role, value):
+        def store(role, value, way):
             if isinstance(value, dict):
                 return {"randn": value}
-            key = f"{name}.{role}"
+            key = f"{name}.{way}.{role}"
             self.tensors[key] = torch.as_tensor(value).detach().clone().contiguous()
             return {"tensor": key}
 
@@ -115,8 +115,8 @@ class Folder:
             "kind": kind,
             "components": components,
             "parameters": parameters,
-            "inputs": {role: store(role, value) for role, value in inputs.items()},
-            "expected": {stage: store(stage, value)["tensor"] for stage, value in expected.items()},
+            "inputs": {role: store(role, value, "in") for role, value in inputs.items()},
+            "expected": {stage: store(stage, value, "out")["tensor"] for stage, value in expected.items()},
         })
 
     def write(self):
