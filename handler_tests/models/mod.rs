@@ -1,5 +1,7 @@
+mod checkpoint;
 mod golden;
 mod image_processor;
+mod model_folder;
 mod parity;
 mod rng;
 mod schedulers;
