@@ -4,5 +4,6 @@ mod image_processor;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod tiny;
 mod tokenizers;
 mod vae;

@@ -11,6 +11,7 @@ pub mod ops;
 pub mod rng;
 pub mod schedulers;
 pub mod text_encoders;
+pub mod tiny;
 pub mod tokenizers;
 pub mod vae;
 pub mod weights;
