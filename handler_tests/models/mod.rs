@@ -1,6 +1,6 @@
-mod flux;
 mod golden;
 mod image_processor;
+mod parity;
 mod rng;
 mod schedulers;
 mod text_encoders;

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod flux;
 pub mod image_processor;
 pub mod ops;
+pub mod parity;
 pub mod rng;
 pub mod schedulers;
 pub mod text_encoders;
