@@ -6,5 +6,6 @@ mod parity;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod tiny;
 mod tokenizers;
 mod vae;

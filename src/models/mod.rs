@@ -13,6 +13,7 @@ pub mod parity;
 pub mod rng;
 pub mod schedulers;
 pub mod text_encoders;
+pub mod tiny;
 pub mod tokenizers;
 pub mod vae;
 pub mod weights;
