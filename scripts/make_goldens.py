@@ -315,6 +315,25 @@ def stages(path):
     folder.write()
 
 
+def halves(path):
+    """The transformer in bf16: where it rounds shows in an error ten times smaller than that of bf16 itself."""
+    folder = Folder(path)
+    net = transformer(folder, "transformer", True, double=2, single=2).to(torch.bfloat16)
+    height, width, text, time, guidance = 3, 5, 7, 988.4, 3.5
+    shapes = {"hidden_states": (1, height * width, 64), "encoder_hidden_states": (1, text, 32), "pooled": (1, 32)}
+    inputs = {role: {"shape": shape, "seed": 70 + i} for i, (role, shape) in enumerate(shapes.items())}
+    drawn = {role: draw(**recipe).to(torch.bfloat16) for role, recipe in inputs.items()}
+    grid = FluxPipeline._prepare_latent_image_ids(1, height, width, "cpu", torch.bfloat16)
+    out = net(
+        hidden_states=drawn["hidden_states"], encoder_hidden_states=drawn["encoder_hidden_states"],
+        pooled_projections=drawn["pooled"], timestep=torch.tensor([time]).to(torch.bfloat16) / 1000, img_ids=grid,
+        txt_ids=torch.zeros(text, 3, dtype=torch.bfloat16), guidance=torch.tensor([guidance]), return_dict=False,
+    )[0]
+    parameters = {"scheduler_timestep": time, "guidance": guidance, "height": height, "width": width}
+    folder.case("transformer_bf16", "transformer_bf16", {"transformer": "transformer"}, parameters, inputs, {"output": out.float()})
+    folder.write()
+
+
 # --- whole pipelines ---------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +554,7 @@ def main():
     distances(root / "t5_buckets.json")
     tokenizers(root / "tokenizers")
     stages(root / "stages")
+    halves(root / "halves")
     pipelines(root / "pipelines")
 
 

@@ -1,4 +1,6 @@
 mod checkpoint;
+mod flux;
+mod generate;
 mod golden;
 mod image_processor;
 mod model_folder;
