@@ -1,3 +1,4 @@
+mod device;
 mod flux;
 mod golden;
 mod image_processor;
