@@ -103,10 +103,10 @@ class Folder:
     def case(self, name, kind, components, parameters, inputs, expected):
         """`inputs`: tensors, or {"shape", "seed"} for randn; `expected`: tensors by stage, in order of the flow."""
 
-        def store(role, value):
+        def store(role, value, way):
             if isinstance(value, dict):
                 return {"randn": value}
-            key = f"{name}.{role}"
+            key = f"{name}.{way}.{role}"
             self.tensors[key] = torch.as_tensor(value).detach().clone().contiguous()
             return {"tensor": key}
 
@@ -115,8 +115,8 @@ class Folder:
             "kind": kind,
             "components": components,
             "parameters": parameters,
-            "inputs": {role: store(role, value) for role, value in inputs.items()},
-            "expected": {stage: store(stage, value)["tensor"] for stage, value in expected.items()},
+            "inputs": {role: store(role, value, "in") for role, value in inputs.items()},
+            "expected": {stage: store(stage, value, "out")["tensor"] for stage, value in expected.items()},
         })
 
     def write(self):
@@ -427,6 +427,89 @@ def random_numbers(path):
     )
 
 
+CORPUS = """
+a bottle of cold water on a wooden table in the morning light
+two bottles of perfume on white marble, soft shadows, studio light
+the old harbour at dusk, lanterns on the water, a small red boat
+running shoes on wet asphalt, neon signs, rain, night
+a cup of coffee and a book by the window, it's raining outside
+fresh lemons in a blue bowl, linen cloth, bright kitchen
+we'll drink tea under the trees, they've brought bread and cheese
+mountains above the clouds, first snow, a lone hut, smoke
+a watch of brushed steel, black background, sharp reflections
+wild flowers in a glass vase, afternoon sun, dust in the air
+새벽 바다 위의 작은 배, 부드러운 빛
+나무 탁자 위의 물병, 맑은 아침
+100 ml, 25 % off, 3 for 2, since 1987
+""".strip().splitlines()
+PROMPTS = [
+    "a bottle of perfume on a wooden table",
+    "  The  OLD\tharbour, it's 1987!  ",
+    "caf\u0065\u0301 & cr\u00e8me \u2014 na\u00efve",
+    "부드러운 빛, 새벽 바다",
+    "rain<|endoftext|>night",
+    "we'll drink tea 🍵 under the trees",
+    "",
+    " ".join(CORPUS),
+]
+
+
+def tokenizers(root):
+    """Two tiny tokenizers in the checkpoints' file layout, and transformers' ids for PROMPTS."""
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+    from tokenizers.models import BPE, Unigram
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.trainers import BpeTrainer, UnigramTrainer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast
+
+    lines = [line.lower() for line in CORPUS] * 3
+    clip = root / "clip"
+    clip.mkdir(parents=True, exist_ok=True)
+    # CLIP's vocabulary is 256 bytes, the same with </w>, the merges in order, and the two specials; a trainer gives the merges.
+    words = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    words.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(pattern), "removed", invert=True), ByteLevel(add_prefix_space=False)])
+    alphabet = sorted(ByteLevel.alphabet())
+    words.train_from_iterator(lines, BpeTrainer(
+        vocab_size=760, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False))
+    merges = [tuple(pair) for pair in json.loads(words.to_str())["model"]["merges"]]
+    known = alphabet + [letter + "</w>" for letter in alphabet]
+    kept = []
+    for left, right in merges:
+        if left in known and right in known and left + right not in known:
+            kept.append((left, right))
+            known.append(left + right)
+    vocabulary = {token: i for i, token in enumerate([*known, "<|startoftext|>", "<|endoftext|>"])}
+    (clip / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False) + "\n")
+    (clip / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in kept))
+    (clip / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 77, "pad_token": "<|endoftext|>"}) + "\n")
+
+    t5 = root / "t5"
+    t5.mkdir(parents=True, exist_ok=True)
+    pieces = Tokenizer(Unigram())
+    pieces.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    pieces.pre_tokenizer = pre_tokenizers.Metaspace()
+    pieces.decoder = decoders.Metaspace()
+    pieces.train_from_iterator(CORPUS * 3, UnigramTrainer(
+        vocab_size=300, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False))
+    pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    pieces.save(str(t5 / "tokenizer.json"), pretty=False)
+
+    fast = PreTrainedTokenizerFast(tokenizer_file=str(t5 / "tokenizer.json"), eos_token="</s>", unk_token="<unk>", pad_token="<pad>")
+    slow = CLIPTokenizer.from_pretrained(clip)
+    rows = []
+    for text in PROMPTS:
+        arguments = {"padding": "max_length", "truncation": True}
+        rows.append({
+            "text": text,
+            "clip": slow(text, max_length=77, **arguments).input_ids,
+            "t5": fast(text, max_length=48, **arguments).input_ids,
+        })
+    assert len(rows[-1]["t5"]) == 48 and rows[-1]["t5"][-1] == 1, "the last prompt is cut and keeps its end"
+    (root / "ids.json").write_text("[\n " + ",\n ".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n")
+
+
 def distances(path):
     table = T5Attention._relative_position_bucket(torch.arange(-600, 601)).tolist()
     path.write_text(json.dumps({"from": -600, "buckets": table}) + "\n")
@@ -439,6 +522,7 @@ def main():
     root.mkdir(parents=True, exist_ok=True)
     random_numbers(root / "randn.json")
     distances(root / "t5_buckets.json")
+    tokenizers(root / "tokenizers")
     stages(root / "stages")
     pipelines(root / "pipelines")
 

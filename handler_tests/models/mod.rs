@@ -1,8 +1,9 @@
 mod device;
-mod flux;
 mod golden;
 mod image_processor;
+mod parity;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod tokenizers;
 mod vae;
