@@ -33,7 +33,9 @@ fn a_font_is_found_by_relative_path_and_by_file_name() {
         match library.resolve(Some(name)) {
             Ok(face) => assert_eq!(face.family, "DejaVu Sans Mono", "{name}"),
             // `.` is no plain name; refusing it is as safe as resolving it.
-            Err(error) => assert_eq!((name, error), ("./brand/Mono.ttf", FontError::Outside(name.to_owned()))),
+            Err(error) => {
+                assert_eq!((name, error), ("./brand/Mono.ttf", FontError::Outside(name.to_owned())))
+            }
         }
     }
     assert_eq!(library.resolve(None).unwrap().origin, Origin::Folder, "the first font of FONT_DIRS");
@@ -70,9 +72,16 @@ fn links_out_of_the_folder_are_refused_and_not_listed() {
     std::os::unix::fs::symlink("brand/Mono.ttf", fonts.join("fine.ttf")).unwrap();
     let library = folders.library();
     assert_eq!(library.resolve(Some("link.ttf")).unwrap_err(), FontError::Outside("link.ttf".into()));
-    assert_eq!(library.resolve(Some("up/secret.ttf")).unwrap_err(), FontError::Outside("up/secret.ttf".into()));
+    assert_eq!(
+        library.resolve(Some("up/secret.ttf")).unwrap_err(),
+        FontError::Outside("up/secret.ttf".into())
+    );
     assert!(matches!(library.resolve(Some("secret.ttf")).unwrap_err(), FontError::NotFound { .. }));
-    assert_eq!(library.resolve(Some("fine.ttf")).unwrap().family, "DejaVu Sans Mono", "a link within the folder");
+    assert_eq!(
+        library.resolve(Some("fine.ttf")).unwrap().family,
+        "DejaVu Sans Mono",
+        "a link within the folder"
+    );
     assert!(library.faces().iter().all(|face| face.family != "DejaVu Serif"));
 }
 

@@ -75,7 +75,8 @@ fn edges_equal_pillow() {
     let golden: Value = serde_json::from_str(include_str!("../goldens/imaging/edges.json")).unwrap();
     for case in golden["cases"].as_array().unwrap() {
         let (w, h) = pair(&case["size"]);
-        let image = GrayImage::from_raw(w, h, pattern((w * h) as usize, case["seed"].as_u64().unwrap())).unwrap();
+        let image =
+            GrayImage::from_raw(w, h, pattern((w * h) as usize, case["seed"].as_u64().unwrap())).unwrap();
         agrees(case, find_edges(&image).as_raw());
     }
 }

@@ -9,7 +9,8 @@ fn devices_are_named_as_documented() {
     assert_eq!(parse("cpu"), Some(Target::Cpu));
     assert_eq!(parse(" CUDA "), Some(Target::Cuda(0)));
     assert_eq!(parse("cuda:3"), Some(Target::Cuda(3)));
-    for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:1:2", "cpu:0", "cuda:99999999999999999999"] {
+    for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:1:2", "cpu:0", "cuda:99999999999999999999"]
+    {
         assert_eq!(parse(wrong), None, "{wrong}");
     }
     for target in [Target::Cpu, Target::Cuda(2)] {

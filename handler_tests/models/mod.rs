@@ -1,4 +1,5 @@
 mod device;
+mod flux;
 mod golden;
 mod image_processor;
 mod parity;

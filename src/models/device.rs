@@ -83,8 +83,9 @@ impl Target {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             #[cfg(feature = "cuda")]
-            Self::Cuda(ordinal) => crate::cuda::open(ordinal)
-                .map_err(|reason| DeviceError::Unavailable { target: self, reason }),
+            Self::Cuda(ordinal) => {
+                crate::cuda::open(ordinal).map_err(|reason| DeviceError::Unavailable { target: self, reason })
+            }
             #[cfg(not(feature = "cuda"))]
             Self::Cuda(_) => Err(DeviceError::NotBuilt(self)),
         }

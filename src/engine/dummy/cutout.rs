@@ -31,7 +31,8 @@ impl Product {
         let photo = &plan.image;
         let longer = photo.width().max(photo.height());
         let working = if longer > WORKING_SIDE {
-            let side = |length: u32| (u64::from(length) * u64::from(WORKING_SIDE) / u64::from(longer)).max(1) as u32;
+            let side =
+                |length: u32| (u64::from(length) * u64::from(WORKING_SIDE) / u64::from(longer)).max(1) as u32;
             &resize(photo, side(photo.width()), side(photo.height()), Filter::Lanczos)
         } else {
             photo

@@ -45,7 +45,9 @@ impl Material {
         let named = |name: &&str| {
             if name.is_ascii() && !name.contains(' ') { words.contains(name) } else { prompt.contains(name) }
         };
-        if ["gold", "golden", "금색", "골드"].iter().any(named) && !["rose gold", "로즈골드"].iter().any(named) {
+        if ["gold", "golden", "금색", "골드"].iter().any(named)
+            && !["rose gold", "로즈골드"].iter().any(named)
+        {
             return Self::GOLD;
         }
         let found = METALS.iter().find(|(names, ..)| names.iter().any(named));
@@ -219,8 +221,11 @@ impl Studio {
     /// Light from a direction: a softbox above, a strip at each side, a bright floor, darkness between.
     fn environment(&self, [x, y, z]: [f32; 3]) -> f32 {
         let up = -y;
-        let softbox = smoothstep(0.22, 0.42, up) * smoothstep(1.02, 0.80, up) * smoothstep(-0.5, 0.2, z + 0.35);
-        let strips = smoothstep(0.62, 0.80, x.abs()) * smoothstep(0.99, 0.90, x.abs()) * smoothstep(-0.4, 0.1, up + 0.3);
+        let softbox =
+            smoothstep(0.22, 0.42, up) * smoothstep(1.02, 0.80, up) * smoothstep(-0.5, 0.2, z + 0.35);
+        let strips = smoothstep(0.62, 0.80, x.abs())
+            * smoothstep(0.99, 0.90, x.abs())
+            * smoothstep(-0.4, 0.1, up + 0.3);
         let floor = smoothstep(-0.10, -0.62, up) * (0.55 + 0.45 * smoothstep(-0.95, -0.6, up));
         let horizon = smoothstep(0.26, 0.02, (up - 0.06).abs());
         // Straight back to the camera: the dim room itself.

@@ -33,9 +33,15 @@ struct Look {
 impl Look {
     fn of(mode: CompositionMode) -> Self {
         match mode {
-            CompositionMode::Overlay => Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 },
-            CompositionMode::Blend => Self { ambient: 0.34, opacity: 0.92, shadows: [0.30, 0.26], wrap: 0.40 },
-            CompositionMode::Behind => Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 },
+            CompositionMode::Overlay => {
+                Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 }
+            }
+            CompositionMode::Blend => {
+                Self { ambient: 0.34, opacity: 0.92, shadows: [0.30, 0.26], wrap: 0.40 }
+            }
+            CompositionMode::Behind => {
+                Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 }
+            }
         }
     }
 }

@@ -133,7 +133,11 @@ impl DummyEngine {
 }
 
 /// An earlier step's image, which must have the plan's size.
-fn supplied<'a, T: image::GenericImageView>(image: Option<&'a T>, name: &str, plan: &Plan) -> Result<&'a T, EngineError> {
+fn supplied<'a, T: image::GenericImageView>(
+    image: Option<&'a T>,
+    name: &str,
+    plan: &Plan,
+) -> Result<&'a T, EngineError> {
     match image {
         Some(image) if image.dimensions() == (plan.width, plan.height) => Ok(image),
         Some(image) => Err(EngineError::Unfit(format!(
@@ -166,7 +170,8 @@ impl Engine for DummyEngine {
         };
         let merged = match &plan.composition {
             Some(composition) => {
-                let background = supplied(background.as_ref().or(plan.step1_image.as_ref()), "step1_image", plan)?;
+                let background =
+                    supplied(background.as_ref().or(plan.step1_image.as_ref()), "step1_image", plan)?;
                 let text = supplied(text.as_ref().or(plan.step2_image.as_ref()), "step2_image", plan)?;
                 Some(Self::composition(plan, composition, background, text, &mut run, warnings)?)
             }

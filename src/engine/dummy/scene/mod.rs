@@ -48,17 +48,54 @@ pub struct Scene {
 }
 
 /// Words (English and Korean) that call a scene or an hour; matched anywhere in the lower-case prompt.
-const TABLE: &[&str] = &["table", "wood", "kitchen", "cafe", "café", "desk", "테이블", "식탁", "나무", "카페", "주방"];
-const SHORE: &[&str] =
-    &["sea", "beach", "ocean", "shore", "coast", "summer", "wave", "island", "바다", "해변", "여름", "파도", "해안"];
-const RIDGES: &[&str] =
-    &["mountain", "hill", "desert", "dune", "valley", "landscape", "snow", "winter", "산", "사막", "언덕", "겨울", "눈"];
-const BOKEH: &[&str] = &[
-    "city", "night", "party", "christmas", "light", "neon", "forest", "garden", "flower", "spring", "bokeh", "street",
-    "도시", "밤", "파티", "크리스마스", "숲", "정원", "꽃", "봄", "거리",
+const TABLE: &[&str] =
+    &["table", "wood", "kitchen", "cafe", "café", "desk", "테이블", "식탁", "나무", "카페", "주방"];
+const SHORE: &[&str] = &[
+    "sea", "beach", "ocean", "shore", "coast", "summer", "wave", "island", "바다", "해변", "여름", "파도",
+    "해안",
 ];
-const STUDIO: &[&str] = &["studio", "minimal", "luxury", "podium", "clean", "backdrop", "plain", "스튜디오", "럭셔리"];
-const DUSK: &[&str] = &["sunset", "dusk", "evening", "golden", "sunrise", "dawn", "autumn", "노을", "저녁", "석양", "가을"];
+const RIDGES: &[&str] = &[
+    "mountain",
+    "hill",
+    "desert",
+    "dune",
+    "valley",
+    "landscape",
+    "snow",
+    "winter",
+    "산",
+    "사막",
+    "언덕",
+    "겨울",
+    "눈",
+];
+const BOKEH: &[&str] = &[
+    "city",
+    "night",
+    "party",
+    "christmas",
+    "light",
+    "neon",
+    "forest",
+    "garden",
+    "flower",
+    "spring",
+    "bokeh",
+    "street",
+    "도시",
+    "밤",
+    "파티",
+    "크리스마스",
+    "숲",
+    "정원",
+    "꽃",
+    "봄",
+    "거리",
+];
+const STUDIO: &[&str] =
+    &["studio", "minimal", "luxury", "podium", "clean", "backdrop", "plain", "스튜디오", "럭셔리"];
+const DUSK: &[&str] =
+    &["sunset", "dusk", "evening", "golden", "sunrise", "dawn", "autumn", "노을", "저녁", "석양", "가을"];
 const NIGHT: &[&str] = &["night", "dark", "midnight", "moon", "neon", "black", "밤", "야경", "어두운"];
 
 impl Scene {
@@ -117,7 +154,8 @@ impl Scene {
 fn find_word(text: &str, word: &str) -> Option<usize> {
     text.match_indices(word).map(|(index, _)| index).find(|&index| {
         let before = text[..index].chars().next_back();
-        let after = text[index + word.len()..].trim_start_matches("en").trim_start_matches('s').chars().next();
+        let after =
+            text[index + word.len()..].trim_start_matches("en").trim_start_matches('s').chars().next();
         let letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
         !word.is_ascii() || !(letter(before) || letter(after))
     })
@@ -155,7 +193,8 @@ impl Hue {
             (&["orange", "coral", "주황"], [232, 108, 60], [255, 208, 140]),
             (&["teal", "turquoise", "aqua", "청록"], [24, 128, 138], [160, 228, 214]),
         ];
-        let named = PALETTE.iter().find(|(words, ..)| words.iter().any(|word| find_word(prompt, word).is_some()));
+        let named =
+            PALETTE.iter().find(|(words, ..)| words.iter().any(|word| find_word(prompt, word).is_some()));
         let (_, main, accent) = named.unwrap_or(&PALETTE[(seed >> 20) as usize % PALETTE.len()]);
         let srgb = Srgb::new();
         Self { main: srgb.linear3(*main), accent: srgb.linear3(*accent) }

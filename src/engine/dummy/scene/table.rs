@@ -46,7 +46,8 @@ impl Table {
         light = light.map(|value| value * lerp(0.78, 1.16, shapes));
         // Two window bars' worth of light across the wall.
         let slant = at.u * 0.9 + at.v * 0.5 - self.window * 0.9;
-        let beam = smoothstep(0.16, 0.02, (slant - 0.28).abs()) + 0.7 * smoothstep(0.12, 0.0, (slant + 0.12).abs());
+        let beam =
+            smoothstep(0.16, 0.02, (slant - 0.28).abs()) + 0.7 * smoothstep(0.12, 0.0, (slant + 0.12).abs());
         std::array::from_fn(|c| light[c] + self.light[c] * beam * 0.10 * glow)
     }
 
