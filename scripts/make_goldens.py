@@ -366,6 +366,8 @@ def pipelines(path):
         if painted is not None:
             inputs["mask"] = painted
             arguments["mask_image"] = Image.fromarray(painted)
+        if "padding_mask_crop" in p:
+            arguments["padding_mask_crop"] = p["padding_mask_crop"]
         steps = []
 
         def keep(_pipe, _index, _time, values):
@@ -391,6 +393,15 @@ def pipelines(path):
     run("inpaint_full_cfg", "inpaint", FluxInpaintPipeline,
         {**size, "steps": 3, "guidance": 7.0, "seed": 47, "strength": 1.0, "true_cfg_scale": 2.0},
         negative=True, image=photo, painted=mask)
+    # The first fits its surroundings to the ratio, the others cannot and get bars: above and below, left and right.
+    tall = np.ascontiguousarray(photo.transpose(1, 0, 2))
+    for name, picture, box in (
+        ("inpaint_crop", photo, (5, 40, 20, 70)), ("inpaint_crop_wide", photo, (5, 40, 0, 100)), ("inpaint_crop_high", tall, (0, 100, 30, 50)),
+    ):
+        painted = np.zeros(picture.shape[:2], np.uint8)
+        painted[box[0]:box[1], box[2]:box[3]] = 255
+        run(name, "inpaint", FluxInpaintPipeline,
+            {**size, "steps": 2, "guidance": 7.0, "seed": 48, "strength": 0.5, "padding_mask_crop": 4}, image=picture, painted=painted)
     folder.write()
 
 

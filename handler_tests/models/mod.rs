@@ -1,10 +1,13 @@
+mod checkpoint;
 mod device;
 mod flux;
 mod golden;
 mod image_processor;
+mod model_folder;
 mod parity;
 mod rng;
 mod schedulers;
 mod text_encoders;
+mod tiny;
 mod tokenizers;
 mod vae;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
 use marquee::models::parity;
 
 fn goldens(name: &str) -> PathBuf {
@@ -10,14 +11,14 @@ fn goldens(name: &str) -> PathBuf {
 
 #[test]
 fn every_stage_equals_the_original() {
-    let table = parity::run(&goldens("stages")).unwrap();
+    let table = parity::run(&goldens("stages"), &Device::Cpu).unwrap();
     println!("{table}");
     assert!(table.passed(), "{table}");
 }
 
 #[test]
 fn every_pipeline_equals_diffusers_step_by_step() {
-    let table = parity::run(&goldens("pipelines")).unwrap();
+    let table = parity::run(&goldens("pipelines"), &Device::Cpu).unwrap();
     println!("{table}");
     assert!(table.passed(), "{table}");
 }

@@ -78,6 +78,7 @@ fn pairs<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Vec<(
 pub(super) struct Golden {
     manifest: Manifest,
     tensors: HashMap<String, Tensor>,
+    device: Device,
 }
 
 /// A reason for a miss.
@@ -86,7 +87,7 @@ pub(super) fn miss(reason: impl Into<String>) -> Error {
 }
 
 impl Golden {
-    pub(super) fn open(folder: &Path) -> std::result::Result<Self, ParityError> {
+    pub(super) fn open(folder: &Path, device: &Device) -> std::result::Result<Self, ParityError> {
         let broken = |file: &str, expected: &str, found: String| ParityError::Folder {
             path: folder.join(file),
             expected: expected.to_owned(),
@@ -101,7 +102,12 @@ impl Golden {
         }
         let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu)
             .map_err(|error| broken("golden.safetensors", "readable tensors", error.to_string()))?;
-        Ok(Self { manifest, tensors })
+        Ok(Self { manifest, tensors, device: device.clone() })
+    }
+
+    /// Where everything is computed.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
     }
 
     pub(super) fn cases(&self) -> &[Case] {
@@ -119,7 +125,7 @@ impl Golden {
             self.manifest.components.get(name).ok_or_else(|| miss(format!("no component {name:?}")))?;
         let config = serde_json::from_value(component.config.clone())
             .map_err(|error| miss(format!("configuration of {name}: {error}")))?;
-        Ok((config, component.weights()?))
+        Ok((config, component.weights(&self.device)?))
     }
 
     /// Whether the case has an input in `role`.
@@ -129,9 +135,9 @@ impl Golden {
 
     pub(super) fn input(&self, case: &Case, role: &str) -> Result<Tensor> {
         match case.inputs.get(role) {
-            Some(Input::Tensor(key)) => self.tensor(key).cloned(),
+            Some(Input::Tensor(key)) => self.tensor(key)?.to_device(&self.device),
             Some(Input::Randn { shape, seed }) => {
-                Generator::new(*seed).randn(shape.as_slice(), DType::F32, &Device::Cpu)
+                Generator::new(*seed).randn(shape.as_slice(), DType::F32, &self.device)
             }
             None => Err(miss(format!("the case has no input {role}"))),
         }
@@ -144,13 +150,13 @@ impl Golden {
 }
 
 impl Component {
-    fn weights(&self) -> Result<Weights> {
+    fn weights(&self, device: &Device) -> Result<Weights> {
         let mut map = HashMap::with_capacity(self.weights.len());
         for Described { key, shape, seed, scale, shift } in &self.weights {
             let drawn = Generator::new(*seed).randn(shape.as_slice(), DType::F32, &Device::Cpu)?;
             map.insert(key.clone(), drawn.affine(*scale, *shift)?);
         }
-        Ok(Weights::from_map(map, DType::F32, &Device::Cpu))
+        Ok(Weights::from_map(map, DType::F32, device))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs the nets on a golden folder and says how far they are from the original, stage by stage.
 //!
-//! The folder's format is documented in `handler_tests/goldens/README.md`. Everything runs on the CPU in f32. Caller: the
-//! command line's `parity`.
+//! The folder's format is documented in `handler_tests/goldens/README.md`. Everything runs in f32. Caller: the command line's
+//! `parity`.
 
 mod golden;
 mod nets;
@@ -10,7 +10,7 @@ mod pictures;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use golden::Golden;
 
@@ -103,12 +103,12 @@ impl fmt::Display for Table {
     }
 }
 
-/// Runs every case of `folder`. A case that cannot be run is a row that failed, not an error.
+/// Runs every case of `folder` on `device`. A case that cannot be run is a row that failed, not an error.
 ///
 /// # Errors
 /// The folder has no readable manifest or tensors.
-pub fn run(folder: &Path) -> Result<Table, ParityError> {
-    let golden = Golden::open(folder)?;
+pub fn run(folder: &Path, device: &Device) -> Result<Table, ParityError> {
+    let golden = Golden::open(folder, device)?;
     let mut table = Table::default();
     for case in golden.cases() {
         let found = match case.kind.as_str() {
@@ -151,7 +151,9 @@ fn compare(found: &Tensor, golden: &Tensor, bytes: bool) -> candle_core::Result<
     if found.dims() != golden.dims() {
         return Err(golden::miss(format!("shape {:?}, expected {:?}", found.dims(), golden.dims())));
     }
-    let flat = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    let flat = |tensor: &Tensor| {
+        tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()
+    };
     let (found, golden) = (flat(found)?, flat(golden)?);
     let (mut max_abs, mut miss, mut size) = (0f64, 0f64, 0f64);
     for (found, golden) in found.iter().zip(&golden) {

@@ -53,7 +53,7 @@ pub(super) fn transformer(golden: &Golden, case: &Case) -> Result<Stages> {
         &golden.input(case, "pooled")?,
     )?;
     let (rows, columns) = (case.whole("height")? as usize, case.whole("width")? as usize);
-    let rope = net.rope(text.dim(1)?, rows, columns, &Device::Cpu)?;
+    let rope = net.rope(text.dim(1)?, rows, columns, golden.device())?;
     Ok(vec![stage("output", net.forward(&image, &text, modulation.step(0), &rope, &mut |_| Ok(()))?)])
 }
 
@@ -77,8 +77,8 @@ pub(super) fn image(golden: &Golden, case: &Case) -> Result<Stages> {
     let image = decoded(&golden.input(case, "image")?)?;
     let (width, height) = (case.whole("width")? as u32, case.whole("height")? as u32);
     Ok(vec![
-        stage("picture", picture_to_tensor(&image, width, height, &Device::Cpu)?),
-        stage("mask", mask_to_tensor(&image, width, height, &Device::Cpu)?),
+        stage("picture", picture_to_tensor(&image, width, height, golden.device())?),
+        stage("mask", mask_to_tensor(&image, width, height, golden.device())?),
     ])
 }
 

@@ -86,7 +86,7 @@ fn run(golden: &Golden, case: &Case) -> std::result::Result<Stages, PipelineErro
             return Err(miss(format!("{kind} with image: {image}, mask: {mask}")).into());
         }
     };
-    let prepared = prepare(&vae, &scheduler, &settings, &start, DType::F32, &Device::Cpu)?;
+    let prepared = prepare(&vae, &scheduler, &settings, &start, DType::F32, golden.device())?;
     let guidance = Guidance {
         scale: case.number("guidance")? as f32,
         prompt: &positive,
