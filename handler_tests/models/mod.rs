@@ -1,4 +1,5 @@
 mod checkpoint;
+mod device;
 mod flux;
 mod generate;
 mod golden;
