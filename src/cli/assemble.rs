@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
 use crate::engine::dummy::DummyEngine;
+#[cfg(feature = "models")]
+use crate::engine::real::RealEngine;
 use crate::engine::{Engine, Router};
 use crate::http_client;
 use crate::imaging::fonts::FontLibrary;
 use crate::input::InputLimits;
+#[cfg(feature = "models")]
+use crate::models::checkpoint::Caches;
 use crate::output::{Bucket, BucketError};
 use crate::progress::Statistics;
 use crate::worker::{Executor, Shared, Worker};
@@ -29,9 +33,10 @@ pub(super) enum AssembleError {
 /// A worker for `config`. The engine is built on its own thread when the first job needs it, so this costs microseconds.
 pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker, AssembleError> {
     let (font_dirs, step) = (config.engine.font_dirs.clone(), config.engine.test_mode_step);
+    let models = config.models.clone();
     let executor = Executor::spawn(Box::new(move || -> Box<dyn Engine> {
         let fonts = Arc::new(FontLibrary::new(font_dirs.clone()));
-        Box::new(Router::new(Box::new(DummyEngine::new(fonts, step)), None))
+        Box::new(Router::new(Box::new(DummyEngine::new(fonts, step)), real_engine(&models)))
     }))?;
     let bucket = config.bucket.as_ref().map(|bucket| Bucket::new(bucket, client.clone())).transpose()?;
     Ok(Worker::new(Shared {
@@ -42,4 +47,27 @@ pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker
         bucket,
         metrics: Arc::default(),
     }))
+}
+
+/// The engine with nets, if this build has one and its device opens.
+///
+/// Runs on the engine's thread. A device that does not open is logged once; jobs that need it are then told.
+#[cfg(feature = "models")]
+fn real_engine(config: &ModelConfig) -> Option<Box<dyn Engine>> {
+    let opened = super::models::place(config).and_then(|(target, dtype)| Ok((target.open()?, dtype)));
+    match opened {
+        Ok((device, dtype)) => {
+            let caches = Caches::from_vars(|name| std::env::var(name).ok());
+            Some(Box::new(RealEngine::new(config.flux.clone(), caches, device, dtype)))
+        }
+        Err(error) => {
+            tracing::error!("no engine with nets: {error}");
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "models"))]
+fn real_engine(_: &ModelConfig) -> Option<Box<dyn Engine>> {
+    None
 }
