@@ -33,7 +33,7 @@ fn bf16_rounds_where_diffusers_does() {
         .unwrap();
 
     assert_eq!(found.dtype(), DType::BF16);
-    // Without rounding timestep and guidance as diffusers does it is 0.05 and more.
+    // Without rounding timestep and guidance as diffusers does it is above 0.3.
     goldens.close(&case, "output", &found, 0.008);
     assert_eq!(blocks, [BlockId::Double(0), BlockId::Double(1), BlockId::Single(0), BlockId::Single(1)]);
 }
