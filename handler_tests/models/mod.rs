@@ -1,5 +1,6 @@
 mod checkpoint;
 mod device;
+mod engine;
 mod flux;
 mod generate;
 mod golden;

@@ -49,25 +49,19 @@ pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker
     }))
 }
 
-/// The engine with nets, if this build has one and its device opens.
-///
-/// Runs on the engine's thread. A device that does not open is logged once; jobs that need it are then told.
+/// The engine with nets, or why there is none. Runs on the engine's thread.
 #[cfg(feature = "models")]
-fn real_engine(config: &ModelConfig) -> Option<Box<dyn Engine>> {
+fn real_engine(config: &ModelConfig) -> Result<Box<dyn Engine>, String> {
     let opened = super::models::place(config).and_then(|(target, dtype)| Ok((target.open()?, dtype)));
-    match opened {
-        Ok((device, dtype)) => {
-            let caches = Caches::from_vars(|name| std::env::var(name).ok());
-            Some(Box::new(RealEngine::new(config.flux.clone(), caches, device, dtype)))
-        }
-        Err(error) => {
-            tracing::error!("no engine with nets: {error}");
-            None
-        }
-    }
+    let (device, dtype) = opened.map_err(|error| {
+        tracing::error!("no engine with nets: {error}");
+        error.to_string()
+    })?;
+    let caches = Caches::from_vars(|name| std::env::var(name).ok());
+    Ok(Box::new(RealEngine::new(config.flux.clone(), caches, device, dtype)))
 }
 
 #[cfg(not(feature = "models"))]
-fn real_engine(_: &ModelConfig) -> Option<Box<dyn Engine>> {
-    None
+fn real_engine(_: &ModelConfig) -> Result<Box<dyn Engine>, String> {
+    Err("this worker was built without nets: build it with the feature `models` or `cuda`".to_owned())
 }
