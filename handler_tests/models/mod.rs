@@ -3,6 +3,7 @@ mod golden;
 mod image_processor;
 mod rng;
 mod schedulers;
+mod sdxl;
 mod text_encoders;
 mod tokenizers;
 mod vae;

@@ -10,6 +10,7 @@ pub mod image_processor;
 pub mod ops;
 pub mod rng;
 pub mod schedulers;
+pub mod sdxl;
 pub mod text_encoders;
 pub mod tokenizers;
 pub mod vae;
