@@ -1,9 +1,12 @@
-mod flux;
+mod checkpoint;
 mod golden;
 mod image_processor;
+mod model_folder;
+mod parity;
 mod rng;
 mod schedulers;
 mod sdxl;
 mod text_encoders;
+mod tiny;
 mod tokenizers;
 mod vae;

@@ -6,12 +6,15 @@
 
 pub mod checkpoint;
 pub mod flux;
+pub mod generate;
 pub mod image_processor;
 pub mod ops;
+pub mod parity;
 pub mod rng;
 pub mod schedulers;
 pub mod sdxl;
 pub mod text_encoders;
+pub mod tiny;
 pub mod tokenizers;
 pub mod vae;
 pub mod weights;
