@@ -56,7 +56,11 @@ impl Control<'_> {
 
     fn check(&self) -> Result<(), PipelineError> {
         let (start, end) = (self.start, self.end);
-        if !(0.0..=1.0).contains(&start) || !(0.0..=1.0).contains(&end) || start >= end || !self.scale.is_finite() {
+        if !(0.0..=1.0).contains(&start)
+            || !(0.0..=1.0).contains(&end)
+            || start >= end
+            || !self.scale.is_finite()
+        {
             return Err(PipelineError::Unfit(format!(
                 "ControlNet from {start} to {end} of the schedule at scale {}; expected 0 <= start < end <= 1 and a number",
                 self.scale

@@ -53,7 +53,9 @@ pub fn encode(
 ) -> Result<Prompt, PipelineError> {
     let (first, second) = (first.forward(first_ids)?, second.forward(second_ids)?);
     let (Some(left), Some(right)) = (first.penultimate(0), second.penultimate(0)) else {
-        return Err(PipelineError::Unfit("a text encoder of one layer; SDXL reads the last but one".to_owned()));
+        return Err(PipelineError::Unfit(
+            "a text encoder of one layer; SDXL reads the last but one".to_owned(),
+        ));
     };
     let embeds = Tensor::cat(&[left, right], D::Minus1)?;
     let Some(pooled) = second.text_embeds else {

@@ -4,7 +4,8 @@ use candle_core::{DType, Device};
 use image::RgbImage;
 
 use super::{
-    Control, Denoiser, Framing, Guidance, PipelineError, Prompt, Settings, Watch, decode, denoise, encode, prepare,
+    Control, Denoiser, Framing, Guidance, PipelineError, Prompt, Settings, Watch, decode, denoise, encode,
+    prepare,
 };
 use crate::models::checkpoint::{NetFiles, SdxlCheckpoint};
 use crate::models::schedulers::EulerDiscrete;
@@ -72,7 +73,9 @@ impl Pipeline {
             text_encoder: ClipText::new(&text_encoder.config, &text_encoder.weights(dtype, device))?,
             text_encoder_2: ClipText::new(&text_encoder_2.config, &text_encoder_2.weights(dtype, device))?,
             unet: Unet::new(&unet.config, &unet.weights(dtype, device))?,
-            controlnet: controlnet.map(|net| ControlNet::new(&net.config, &net.weights(dtype, device))).transpose()?,
+            controlnet: controlnet
+                .map(|net| ControlNet::new(&net.config, &net.weights(dtype, device)))
+                .transpose()?,
             vae: Vae::new(&vae.config, &vae.weights(vae_dtype, device))?,
             scheduler: EulerDiscrete::new(checkpoint.scheduler.clone())?,
             zero_empty_prompt: checkpoint.zero_empty_prompt,
@@ -85,7 +88,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`PipelineError`].
-    pub fn text_to_image(&self, request: &TextToImage<'_>, watch: &mut dyn Watch) -> Result<RgbImage, PipelineError> {
+    pub fn text_to_image(
+        &self,
+        request: &TextToImage<'_>,
+        watch: &mut dyn Watch,
+    ) -> Result<RgbImage, PipelineError> {
         self.paint(request, None, watch)
     }
 
