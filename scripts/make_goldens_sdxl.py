@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Writes handler_tests/goldens/sdxl: SDXL's UNet, a ControlNet and both pipelines of diffusers, on a CPU in f32.
+"""Writes handler_tests/goldens/sdxl: SDXL's UNet, a ControlNet and both pipelines of diffusers, on a CPU in f32; and
+sdxl_single_file.json: the names of a tiny checkpoint's tensors in the published single file, as diffusers reads them.
 
 Run like make_goldens.py, whose folder format and tiny encoders it uses:
 
     goldens-venv/bin/python scripts/make_goldens_sdxl.py handler_tests/goldens
 """
 
+import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +16,17 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderKL,
     ControlNetModel,
     EulerDiscreteScheduler,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.loaders import single_file_utils
 from make_goldens import CLIP_VOCABULARY, Folder, big_g, clip_l, draw, ids, sdxl_vae
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 END = CLIP_VOCABULARY - 1
 
@@ -60,6 +66,95 @@ class Table:
 
     def batch_decode(self, *_):
         return []
+
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0", "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2", "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+}
+
+
+def ldm_unet(stem, layers):
+    """A UNet layer's name in the single file."""
+    if stem in UNET:
+        return UNET[stem]
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", stem):
+        kind, index, rest = match.groups()
+        return f"middle_block.{2 * int(index)}.{RESNET[rest]}" if kind == "resnets" else f"middle_block.1.{rest}"
+    side, level, kind, index, rest = re.match(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.*)", stem).groups()
+    block = int(level) * (layers + 1) + (int(index) if kind in ("resnets", "attentions") else layers)
+    block = f"input_blocks.{block + 1}" if side == "down" else f"output_blocks.{block}"
+    return {
+        "resnets": lambda: f"{block}.0.{RESNET[rest]}", "attentions": lambda: f"{block}.1.{rest}",
+        "downsamplers": lambda: f"{block}.0.op", "upsamplers": lambda: f"{block}.2.conv",
+    }[kind]()
+
+
+def ldm_vae(stem, levels):
+    for old, new in (
+        (r"down_blocks\.(\d)\.resnets\.(\d)", r"down.\1.block.\2"), (r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample"),
+        (r"up_blocks\.(\d)\.resnets\.(\d)", r"up.\1.block.\2"), (r"up_blocks\.(\d)\.upsamplers\.0", r"up.\1.upsample"),
+        (r"mid_block\.resnets\.0", "mid.block_1"), (r"mid_block\.resnets\.1", "mid.block_2"),
+        (r"mid_block\.attentions\.0\.", "mid.attn_1."), ("group_norm", "norm"), (r"to_out\.0", "proj_out"), (r"to_([qkv])", r"\1"),
+        ("conv_norm_out", "norm_out"), ("conv_shortcut", "nin_shortcut"),
+    ):
+        stem = re.sub(old, new, stem)
+    return re.sub(r"decoder\.up\.(\d)", lambda match: f"decoder.up.{levels - 1 - int(match[1])}", stem)
+
+
+def open_clip(key):
+    for old, new in (
+        ("text_model.encoder.layers", "transformer.resblocks"), ("layer_norm1", "ln_1"), ("layer_norm2", "ln_2"), ("mlp.fc1", "mlp.c_fc"),
+        ("mlp.fc2", "mlp.c_proj"), ("self_attn", "attn"), ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+        ("text_model.embeddings.token_embedding", "token_embedding"), ("text_model.final_layer_norm", "ln_final"),
+        ("text_projection.weight", "text_projection"),
+    ):
+        key = key.replace(old, new)
+    return re.sub(r"attn\.[qkv]_proj\.", "attn.in_proj_", key)
+
+
+def single_file(path):
+    """Names are accepted only if diffusers' own conversion turns them back."""
+    config = trunk(64, 24) | {
+        "block_out_channels": (16, 16, 32), "attention_head_dim": (1, 1, 2), "transformer_layers_per_block": [1, 1, 1]}
+    unet = UNet2DConditionModel(up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), **config).state_dict()
+    stem = lambda key, name: f"{name(key.rsplit('.', 1)[0])}.{key.rsplit('.', 1)[1]}"
+    names = {"unet": {"model.diffusion_model." + stem(key, lambda s: ldm_unet(s, 2)): [key] for key in unet}}
+    back = single_file_utils.convert_ldm_unet_checkpoint({ldm: unet[keys[0]] for ldm, keys in names["unet"].items()}, dict(config))
+    assert back.keys() == unet.keys() and all(back[key] is unet[key] for key in unet)
+
+    net = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4, block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2, norm_num_groups=4)
+    vae = net.state_dict()
+    names["vae"] = {"first_stage_model." + stem(key, lambda s: ldm_vae(s, 4)): [key] for key in vae}
+    convolved = lambda key: vae[key][..., None, None] if ".attentions." in key and vae[key].ndim == 2 else vae[key]
+    back = single_file_utils.convert_ldm_vae_checkpoint({ldm: convolved(keys[0]) for ldm, keys in names["vae"].items()}, net.config)
+    assert back.keys() == vae.keys() and all(torch.equal(back[key], vae[key]) for key in vae)
+
+    net = CLIPTextModelWithProjection(CLIPTextConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=3, projection_dim=24))
+    big = {key: value for key, value in net.state_dict().items() if value.is_floating_point()}
+    prefix = "conditioner.embedders.1.model."
+    names["text_encoder_2"] = {}
+    for key in big:
+        # q, k, v in this order are rows of one matrix.
+        names["text_encoder_2"].setdefault(prefix + open_clip(key), []).append(key)
+    for keys in names["text_encoder_2"].values():
+        keys.sort(key=lambda key: "qkv".find(key.split("_proj")[0][-1]))
+    state = {ldm: torch.cat([big[key] for key in keys]) for ldm, keys in names["text_encoder_2"].items()}
+    state[prefix + "text_projection"] = state[prefix + "text_projection"].T.contiguous()
+    width = SimpleNamespace(config=SimpleNamespace(hidden_size=32))
+    del state[prefix + "text_projection"]  # diffusers takes the width of q from it, which holds for square ones only
+    back = single_file_utils.convert_open_clip_checkpoint(width, state, prefix=prefix)
+    assert back.keys() | {"text_projection.weight"} == big.keys() and all(torch.equal(back[key], big[key]) for key in back)
+    short = {ldm: [key.removeprefix("text_model.") for key in keys] for ldm, keys in names["text_encoder_2"].items()}
+    names["text_encoder_2"] = short
+    path.write_text(json.dumps(names, indent=0, separators=(",", ":")).replace("[\n", "[").replace("\n]", "]") + "\n")
 
 
 def main():
@@ -163,6 +258,7 @@ def main():
     picture("controlnet_part", {**size, "steps": 5, "guidance": 6.0, "seed": 56, "control_scale": 0.6, "control_start": 0.25,
                                 "control_end": 0.7}, negative="noisy", control=True)
     folder.write()
+    single_file(root / "sdxl_single_file.json")
 
 
 if __name__ == "__main__":

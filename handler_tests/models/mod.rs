@@ -6,6 +6,7 @@ mod parity;
 mod rng;
 mod schedulers;
 mod sdxl;
+mod sdxl_checkpoint;
 mod text_encoders;
 mod tiny;
 mod tokenizers;

@@ -130,10 +130,8 @@ impl ControlNet {
         scale: f64,
     ) -> Result<Residuals> {
         let (_, skips, middle) = self.trunk.forward(sample, timestep, conditioning, Some(&hint.0))?;
-        // A Python number multiplies in f32 whatever the tensor's dtype; times 1 is nothing.
-        let scaled = |x: Tensor| {
-            if scale == 1.0 { Ok(x) } else { (x.to_dtype(DType::F32)? * scale)?.to_dtype(x.dtype()) }
-        };
+        // A Python number multiplies in f32 whatever the tensor's dtype.
+        let scaled = |x: Tensor| (x.to_dtype(DType::F32)? * scale)?.to_dtype(x.dtype());
         let down = self
             .down
             .iter()
