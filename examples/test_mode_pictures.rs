@@ -27,15 +27,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = DummyEngine::new(Arc::new(FontLibrary::new(Vec::new())), Duration::ZERO);
     let overlay = CompositionMode::Overlay;
     let plans = [
-        ("summer_sale", plan("Summer Sale", "a tropical beach on a bright summer day", "gold foil balloon", overlay, 7)),
-        ("korean", plan("여름 대축제", "눈 덮인 산의 노을", "rose gold foil balloon", CompositionMode::Blend, 5)),
+        (
+            "summer_sale",
+            plan("Summer Sale", "a tropical beach on a bright summer day", "gold foil balloon", overlay, 7),
+        ),
+        ("korean", plan("여름 대축제", "노을 지는 바다", "gold foil balloon", CompositionMode::Blend, 21)),
         ("product", {
-            let mut plan = plan("New Scent", "a rustic wooden table in soft morning light", "gold foil", overlay, 3);
+            let mut plan =
+                plan("New Scent", "a rustic wooden table in soft morning light", "gold foil", overlay, 3);
             if let Some(background) = &mut plan.background {
                 background.product = Some(ProductPlan {
                     image: bottle(),
-                    scale: 0.52,
-                    position: ProductPosition::At { x: 410, y: 420 },
+                    scale: 0.47,
+                    position: ProductPosition::At { x: 395, y: 486 },
                     prompt: String::new(),
                     negative_prompt: String::new(),
                     strength: 0.5,
@@ -45,10 +49,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }),
     ];
     for (name, plan) in plans {
-        let image = engine
-            .run(&plan, &Ctx::detached())?
-            .final_image
-            .ok_or("a whole run has a final image")?;
+        let image =
+            engine.run(&plan, &Ctx::detached())?.final_image.ok_or("a whole run has a final image")?;
         let height = width * image.height() / image.width();
         let bytes = encode(&resize(&image, width, height, Filter::Lanczos), OutputFormat::Jpeg)?;
         let file = folder.join(format!("{name}.jpg"));
@@ -112,7 +114,8 @@ fn bottle() -> DynamicImage {
     let image = RgbaImage::from_fn(width, height, |px, py| {
         let (x, y) = (px as f32 + 0.5, py as f32 + 0.5);
         let across = (x - 210.0) / 180.0;
-        let gloss = (1.0 - ((across + 0.55) / 0.12).abs()).max(0.0) * 0.55 + (1.0 - ((across - 0.68) / 0.07).abs()).max(0.0) * 0.3;
+        let gloss = (1.0 - ((across + 0.55) / 0.12).abs()).max(0.0) * 0.55
+            + (1.0 - ((across - 0.68) / 0.07).abs()).max(0.0) * 0.3;
         let round = (1.0 - across * across).max(0.0).sqrt() * 0.65 + 0.35;
         let parts: [(f32, [f32; 3]); 4] = [
             (rounded(x, y, 30.0, 230.0, 390.0, 750.0, 56.0), [0.58, 0.20, 0.26]),

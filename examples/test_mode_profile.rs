@@ -52,7 +52,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         last = artifacts.final_image;
     }
     let cold = stages.get("job").and_then(|times| times.first().copied());
-    let medians: BTreeMap<&str, f64> = stages.iter_mut().map(|(stage, times)| (stage.as_str(), median(times))).collect();
+    let medians: BTreeMap<&str, f64> =
+        stages.iter_mut().map(|(stage, times)| (stage.as_str(), median(times))).collect();
     let mut sizes = BTreeMap::new();
     if let Some(image) = &last {
         for format in [OutputFormat::Png, OutputFormat::Jpeg, OutputFormat::WebP] {

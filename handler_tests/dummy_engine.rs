@@ -92,6 +92,7 @@ fn run(plan: &Plan) -> Artifacts {
     engine().run(plan, &Ctx::detached()).unwrap()
 }
 
+#[allow(clippy::ref_option, reason = "called on fields of `Artifacts`")]
 fn bytes(image: &Option<DynamicImage>) -> &[u8] {
     image.as_ref().unwrap().as_bytes()
 }
@@ -102,7 +103,11 @@ fn difference(a: &[u8], b: &[u8]) -> f64 {
     a.chunks(3).zip(b.chunks(3)).filter(|(a, b)| a != b).count() as f64 / (a.len() / 3) as f64
 }
 
-fn watched(plan: &Plan, stop: StopHandle, on: impl Fn(ProgressEvent) + Send + Sync + 'static) -> (Result<Artifacts, EngineError>, Vec<ProgressEvent>) {
+fn watched(
+    plan: &Plan,
+    stop: StopHandle,
+    on: impl Fn(ProgressEvent) + Send + Sync + 'static,
+) -> (Result<Artifacts, EngineError>, Vec<ProgressEvent>) {
     let events = Arc::new(Mutex::new(Vec::new()));
     let seen = events.clone();
     let ctx = Ctx::new(stop, move |event| {
@@ -121,7 +126,9 @@ fn progress_is_exactly_the_plans() {
         let expected: Vec<ProgressEvent> = plan
             .sub_steps()
             .into_iter()
-            .flat_map(|(sub_step, total)| (0..=total).map(move |done| ProgressEvent { sub_step, done, total }))
+            .flat_map(|(sub_step, total)| {
+                (0..=total).map(move |done| ProgressEvent { sub_step, done, total })
+            })
             .collect();
         assert_eq!(events, expected);
         let timed: Vec<SubStep> = result.unwrap().timings.iter().map(|(sub_step, _)| *sub_step).collect();
@@ -152,11 +159,15 @@ fn a_stop_is_noticed_within_one_unit_of_any_sub_step() {
 fn a_slow_step_does_not_hide_a_stop() {
     let stop = StopHandle::new();
     let pull = stop.clone();
-    let mut slow = DummyEngine::new(Arc::new(FontLibrary::without_system(Vec::new())), Duration::from_secs(3600));
+    let mut slow =
+        DummyEngine::new(Arc::new(FontLibrary::without_system(Vec::new())), Duration::from_secs(3600));
     let ctx = Ctx::new(stop, move |_| {
         pull.stop(StopReason::Deadline);
     });
-    assert!(matches!(slow.run(&plan(), &ctx), Err(EngineError::Stopped(StopReason::Deadline))), "and not in an hour");
+    assert!(
+        matches!(slow.run(&plan(), &ctx), Err(EngineError::Stopped(StopReason::Deadline))),
+        "and not in an hour"
+    );
 }
 
 #[test]
@@ -201,13 +212,18 @@ fn seed_and_prompt_change_the_picture() {
 
 #[test]
 fn every_scene_is_a_picture() {
-    for prompt in ["a wooden table", "beach", "desert dunes", "city at night", "minimal studio", "snow", "a quiet idea"] {
+    for prompt in
+        ["a wooden table", "beach", "desert dunes", "city at night", "minimal studio", "snow", "a quiet idea"]
+    {
         let mut plan = plan();
         plan.background.as_mut().unwrap().prompt = prompt.into();
         let image = run(&plan).step1.unwrap().into_rgb8();
         let mean = image.iter().map(|&v| f64::from(v)).sum::<f64>() / image.len() as f64;
         let spread = image.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / image.len() as f64;
-        assert!((20.0..235.0).contains(&mean) && spread.sqrt() > 15.0, "{prompt}: mean {mean}, spread {spread}");
+        assert!(
+            (20.0..235.0).contains(&mean) && spread.sqrt() > 15.0,
+            "{prompt}: mean {mean}, spread {spread}"
+        );
     }
 }
 
@@ -254,7 +270,10 @@ fn a_missing_or_misfitting_step_image_is_named() {
     assert!(matches!(&error, EngineError::Unfit(message) if message.contains("step1_image")), "{error}");
     lacking.step1_image = Some(RgbImage::new(8, 8));
     let error = engine().run(&lacking, &Ctx::detached()).unwrap_err();
-    assert!(matches!(&error, EngineError::Unfit(message) if message.contains("8 x 8, expected 256 x 256")), "{error}");
+    assert!(
+        matches!(&error, EngineError::Unfit(message) if message.contains("8 x 8, expected 256 x 256")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -262,7 +281,10 @@ fn a_character_without_a_glyph_is_the_customers_to_mend() {
     let mut plan = plan();
     plan.text.as_mut().unwrap().content = "여름".into();
     let error = engine().run(&plan, &Ctx::detached()).unwrap_err();
-    assert!(matches!(&error, EngineError::Unfit(message) if message.contains('여') && message.contains("FONT_DIRS")), "{error}");
+    assert!(
+        matches!(&error, EngineError::Unfit(message) if message.contains('여') && message.contains("FONT_DIRS")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -338,14 +360,20 @@ fn a_product_is_placed_cut_out_or_whole_with_a_remark() {
     let cut = run(&with_product(red_box()));
     assert!(reds(&cut).abs_diff(102 * 68) < 102 * 68 / 12, "{}", reds(&cut));
 
-    let on_white = RgbImage::from_fn(60, 80, |x, y| {
-        if (10..50).contains(&x) && (10..70).contains(&y) { Rgb([210, 20, 30]) } else { Rgb([250, 250, 248]) }
+    let on_white = RgbImage::from_fn(300, 400, |x, y| {
+        if (50..250).contains(&x) && (50..350).contains(&y) {
+            Rgb([210, 20, 30])
+        } else {
+            Rgb([250, 250, 248])
+        }
     });
     let keyed = run(&with_product(on_white.into()));
     assert!(keyed.warnings.is_empty(), "{:?}", keyed.warnings);
     assert!(reds(&keyed).abs_diff(reds(&cut)) < reds(&cut) / 8, "{} and {}", reds(&keyed), reds(&cut));
 
-    let noisy = RgbImage::from_fn(60, 80, |x, y| if (x * 7 + y * 13) % 5 < 2 { Rgb([210, 20, 30]) } else { Rgb([20, 90, 200]) });
+    let noisy = RgbImage::from_fn(60, 80, |x, y| {
+        if (x * 7 + y * 13) % 5 < 2 { Rgb([210, 20, 30]) } else { Rgb([20, 90, 200]) }
+    });
     let whole = run(&with_product(noisy.into()));
     assert!(whole.warnings[0].contains("plain background"), "{:?}", whole.warnings);
 }
@@ -369,7 +397,8 @@ fn what_is_encoded_decodes_to_the_same_pixels() {
         }
         let jpeg = image::load_from_memory(&encode(&image, OutputFormat::Jpeg).unwrap()).unwrap();
         let (found, sent) = (jpeg.to_rgb8(), image.to_rgb8());
-        let error = found.iter().zip(sent.iter()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / found.len() as f64;
+        let error = found.iter().zip(sent.iter()).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>()
+            / found.len() as f64;
         assert!(error < 6.0, "mean error {error}");
     }
 }

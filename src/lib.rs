@@ -3,8 +3,12 @@
 //! The folders are the data flow: [`source`] takes a job, [`input`] decides what it means, [`worker`] runs it on the
 //! [`engine`]'s thread, [`progress`] and [`output`] turn what the engine says into JSON, and [`sink`] delivers it.
 
+pub mod cli;
 pub mod config;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod engine;
+pub mod http_client;
 pub mod imaging;
 pub mod input;
 pub mod job;
@@ -14,4 +18,5 @@ pub mod output;
 pub mod progress;
 pub mod sink;
 pub mod source;
+pub mod telemetry;
 pub mod worker;

@@ -58,7 +58,9 @@ fn shadow_takes_light_away() {
 #[test]
 fn a_layer_over_the_border_is_cropped() {
     let red = RgbaImage::from_pixel(4, 4, Rgba([255, 0, 0, 255]));
-    for (corner, painted) in [((-2, -2), 4), ((3, 3), 1), ((-4, 0), 0), ((5, 5), 0), ((i64::from(i32::MIN), 0), 0)] {
+    for (corner, painted) in
+        [((-2, -2), 4), ((3, 3), 1), ((-4, 0), 0), ((5, 5), 0), ((i64::from(i32::MIN), 0), 0)]
+    {
         let mut base = RgbImage::new(4, 4);
         over(&mut base, &red, corner);
         assert_eq!(base.pixels().filter(|pixel| pixel.0[0] == 255).count(), painted, "at {corner:?}");

@@ -22,7 +22,9 @@ fn dilation_is_the_greatest_of_a_square() {
             let (x, y) = (i64::from(x), i64::from(y));
             let expected = image
                 .enumerate_pixels()
-                .filter(|(px, py, _)| (i64::from(*px) - x).abs() <= radius && (i64::from(*py) - y).abs() <= radius)
+                .filter(|(px, py, _)| {
+                    (i64::from(*px) - x).abs() <= radius && (i64::from(*py) - y).abs() <= radius
+                })
                 .map(|(_, _, value)| value.0[0])
                 .max()
                 .unwrap();
@@ -86,7 +88,8 @@ fn what_stands_in_front_is_not_repainted() {
 
 #[test]
 fn an_object_on_a_layered_scene_is_salient_and_the_scene_is_not() {
-    let scene = |x: u32, y: u32| if y < 120 { Rgb([150 + (x / 16) as u8, 190, 230]) } else { Rgb([120, 90, 60]) };
+    let scene =
+        |x: u32, y: u32| if y < 120 { Rgb([150 + (x / 16) as u8, 190, 230]) } else { Rgb([120, 90, 60]) };
     let mut image = RgbImage::from_fn(256, 256, scene);
     assert!(salient_foreground(&image).iter().all(|&v| v == 0), "layers alone are no object");
     for y in 100..200 {

@@ -14,7 +14,11 @@ fn bar(x0: u32, y0: u32) -> RgbaImage {
 /// Stripes everywhere but in the rows given.
 fn busy_but(quiet: std::ops::Range<u32>) -> RgbImage {
     RgbImage::from_fn(1024, 1024, |x, y| {
-        if quiet.contains(&y) { Rgb([90; 3]) } else { Rgb([if (x / 4 + y / 4) % 2 == 0 { 20 } else { 220 }; 3]) }
+        if quiet.contains(&y) {
+            Rgb([90; 3])
+        } else {
+            Rgb([if (x / 4 + y / 4) % 2 == 0 { 20 } else { 220 }; 3])
+        }
     })
 }
 

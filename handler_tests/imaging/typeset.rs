@@ -19,10 +19,22 @@ fn ink_on(set: &Typeset) -> u64 {
 #[test]
 fn no_ink_is_lost_whatever_the_phrase() {
     let long = "The quick brown fox jumps over the lazy dog. ".repeat(12);
-    let huge_word = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft".repeat(2);
+    let huge_word =
+        "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft".repeat(2);
     let lines = "one\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\nten\neleven\ntwelve";
     let marks = "Ç̧̧Å̊̊ ẤỆỘ ǺŚŻ jgpqy ÅÅÅ f̸̸f";
-    let phrases = ["A", "Summer Sale", &long, &huge_word, lines, marks, "סייל קיץ גדול 50%", "تخفيضات الصيف", "%\n\n\n%", "…"];
+    let phrases = [
+        "A",
+        "Summer Sale",
+        &long,
+        &huge_word,
+        lines,
+        marks,
+        "סייל קיץ גדול 50%",
+        "تخفيضات الصيف",
+        "%\n\n\n%",
+        "…",
+    ];
     for phrase in phrases {
         for (width, height) in [(1024, 1024), (256, 256), (2048, 256), (256, 2048)] {
             let set = set(phrase, width, height);
@@ -31,7 +43,10 @@ fn no_ink_is_lost_whatever_the_phrase() {
             let ink = bounds(&set.canvas, 1).unwrap();
             let border = u64::from(width.min(height)) / 100;
             let free = [ink.x0, ink.y0, width - ink.x1, height - ink.y1].map(u64::from);
-            assert!(free.into_iter().all(|space| space >= border), "{phrase:?} on {width} x {height}: {free:?} free");
+            assert!(
+                free.into_iter().all(|space| space >= border),
+                "{phrase:?} on {width} x {height}: {free:?} free"
+            );
         }
     }
 }
@@ -85,7 +100,11 @@ fn control_characters_draw_nothing() {
     assert_eq!(set("a\u{7}b\u{0}", 512, 512).canvas, set("ab", 512, 512).canvas);
     assert_eq!(set("a\r\nb", 512, 512).canvas, set("a\nb", 512, 512).canvas);
     for blank in ["\u{200b}", " \n\t", "\u{7}"] {
-        assert_eq!(typeset(&bare(), blank, None, 512, 512).unwrap_err(), TypesetError::Invisible, "{blank:?}");
+        assert_eq!(
+            typeset(&bare(), blank, None, 512, 512).unwrap_err(),
+            TypesetError::Invisible,
+            "{blank:?}"
+        );
     }
 }
 
@@ -109,9 +128,17 @@ fn a_font_without_a_glyph_is_helped_out_and_the_customer_told() {
     let text = "Sale تخفيضات";
     let set = typeset(&library, text, Some("Serif.ttf"), 1024, 1024).unwrap();
     assert_eq!(set.families, ["DejaVu Serif", "DejaVu Sans"]);
-    assert!(set.warnings[0].contains("Serif.ttf") && set.warnings[0].contains("DejaVu Sans"), "{:?}", set.warnings);
+    assert!(
+        set.warnings[0].contains("Serif.ttf") && set.warnings[0].contains("DejaVu Sans"),
+        "{:?}",
+        set.warnings
+    );
     let unnamed = typeset(&library, text, None, 1024, 1024).unwrap();
-    assert_eq!((unnamed.families.len(), unnamed.warnings.len()), (1, 0), "one font for all if none was asked for");
+    assert_eq!(
+        (unnamed.families.len(), unnamed.warnings.len()),
+        (1, 0),
+        "one font for all if none was asked for"
+    );
 }
 
 #[test]

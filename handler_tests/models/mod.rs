@@ -1,4 +1,8 @@
 mod checkpoint;
+mod device;
+mod engine;
+mod flux;
+mod generate;
 mod golden;
 mod image_processor;
 mod model_folder;

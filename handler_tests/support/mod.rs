@@ -1,1 +1,4 @@
 //! Fakes shared by the tests.
+
+pub mod endpoint;
+pub mod fakes;

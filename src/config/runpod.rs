@@ -26,6 +26,8 @@ pub struct RunPodConfig {
     pub pod_id: Option<String>,
     /// `RUNPOD_POD_HOSTNAME`, default `unknown`: part of error reports.
     pub pod_hostname: String,
+    /// `RUNPOD_GPU_TYPE_ID`: stands in URL templates that leave it to the worker to fill in.
+    pub gpu_type_id: Option<String>,
     /// `RUNPOD_ENDPOINT_ID`: its presence turns log lines into JSON.
     pub endpoint_id: Option<String>,
     /// `RUNPOD_LOG_LEVEL`, else `RUNPOD_DEBUG_LEVEL`, default INFO.
@@ -56,8 +58,8 @@ pub struct FitnessConfig {
     pub network_timeout: Option<Duration>,
 }
 
-/// The SDK's log levels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The SDK's log levels, the chattiest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// TRACE, NOTSET.
     Trace,
@@ -95,6 +97,7 @@ struct Raw {
     ai_api_key: Option<String>,
     pod_id: Option<String>,
     pod_hostname: Option<String>,
+    gpu_type_id: Option<String>,
     endpoint_id: Option<String>,
     log_level: Option<String>,
     debug_level: Option<String>,
@@ -177,6 +180,7 @@ impl RunPodConfig {
             api_key: raw.ai_api_key,
             pod_id: raw.pod_id,
             pod_hostname: raw.pod_hostname.unwrap_or_else(|| "unknown".to_owned()),
+            gpu_type_id: raw.gpu_type_id,
             endpoint_id: raw.endpoint_id,
             ua_integration: raw.ua_integration,
         }

@@ -5,8 +5,12 @@
 
 mod ctx;
 pub mod dummy;
+#[cfg(feature = "models")]
+pub mod real;
+mod router;
 
 pub use ctx::Ctx;
+pub use router::Router;
 
 use std::time::Duration;
 

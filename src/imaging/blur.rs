@@ -105,7 +105,8 @@ fn box_radii(sigma: f32) -> [usize; 3] {
     let ideal = (4.0 * sigma * sigma + 1.0).sqrt();
     let small = (((ideal - 1.0) / 2.0).floor() as usize).min(4096);
     let width = (2 * small + 1) as f32;
-    let wide = ((12.0 * sigma * sigma - 3.0 * width * width - 12.0 * width - 9.0) / (-4.0 * width - 4.0)).round();
+    let wide =
+        ((12.0 * sigma * sigma - 3.0 * width * width - 12.0 * width - 9.0) / (-4.0 * width - 4.0)).round();
     std::array::from_fn(|i| if (i as f32) < wide { small } else { small + 1 })
 }
 

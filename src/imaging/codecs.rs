@@ -12,7 +12,7 @@ pub const JPEG_QUALITY: u8 = 95;
 
 /// Why an image could not be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot encode a {width} x {height} image as {format:?}: {source}")]
+#[error("cannot encode a {width} x {height} image as {format:?}")]
 pub struct EncodeError {
     format: OutputFormat,
     width: u32,
@@ -43,9 +43,13 @@ pub fn encode(image: &DynamicImage, format: OutputFormat) -> Result<Vec<u8>, Enc
     };
     let mut out = Vec::with_capacity(bytes.len() / 2);
     let result = match format {
-        OutputFormat::Png => PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
-            .write_image(bytes, width, height, colour),
-        OutputFormat::Jpeg => JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(bytes, width, height, colour),
+        OutputFormat::Png => {
+            PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
+                .write_image(bytes, width, height, colour)
+        }
+        OutputFormat::Jpeg => {
+            JpegEncoder::new_with_quality(&mut out, JPEG_QUALITY).write_image(bytes, width, height, colour)
+        }
         OutputFormat::WebP => WebPEncoder::new_lossless(&mut out).write_image(bytes, width, height, colour),
     };
     result.map_err(|source| EncodeError { format, width, height, source })?;

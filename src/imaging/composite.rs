@@ -57,7 +57,12 @@ pub fn mix(srgb: Srgb, below: [u8; 3], above: [u8; 3], share: f32) -> [u8; 3] {
 }
 
 /// Calls `paint` with each pixel of `base` that a layer of `size` at `corner` covers, and its place in the layer.
-fn each_overlap(base: &mut RgbImage, size: (u32, u32), corner: (i64, i64), mut paint: impl FnMut(&mut [u8; 3], u32, u32)) {
+fn each_overlap(
+    base: &mut RgbImage,
+    size: (u32, u32),
+    corner: (i64, i64),
+    mut paint: impl FnMut(&mut [u8; 3], u32, u32),
+) {
     let (width, height) = (i64::from(base.width()), i64::from(base.height()));
     let columns = corner.0.max(0)..(corner.0 + i64::from(size.0)).min(width);
     let rows = corner.1.max(0)..(corner.1 + i64::from(size.1)).min(height);

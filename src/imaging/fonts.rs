@@ -28,7 +28,9 @@ pub enum FontError {
     )]
     Outside(String),
     /// No such file.
-    #[error("font_name {name:?} is not among the {available} fonts of this worker (for example {examples}); put the file into a folder of FONT_DIRS")]
+    #[error(
+        "font_name {name:?} is not among the {available} fonts of this worker (for example {examples}); put the file into a folder of FONT_DIRS"
+    )]
     NotFound {
         /// As asked.
         name: String,
@@ -38,7 +40,9 @@ pub enum FontError {
         examples: String,
     },
     /// Characters without a glyph anywhere.
-    #[error("no font has a glyph for {characters}: install a font that covers them ({hint}) and put its folder into FONT_DIRS")]
+    #[error(
+        "no font has a glyph for {characters}: install a font that covers them ({hint}) and put its folder into FONT_DIRS"
+    )]
     NoGlyph {
         /// The characters with their code points.
         characters: String,
@@ -196,7 +200,8 @@ impl FontLibrary {
         }
         let is_named = |face: &&Arc<Face>| {
             let stem = face.path.file_stem().and_then(|stem| stem.to_str());
-            face.file_name().eq_ignore_ascii_case(name) || stem.is_some_and(|stem| stem.eq_ignore_ascii_case(name))
+            face.file_name().eq_ignore_ascii_case(name)
+                || stem.is_some_and(|stem| stem.eq_ignore_ascii_case(name))
         };
         faces.iter().find(is_named).cloned().ok_or_else(not_found)
     }
@@ -222,9 +227,13 @@ impl FontLibrary {
     ///
     /// # Errors
     /// [`FontError`]; [`FontError::NoGlyph`] names what no font can draw.
-    pub fn assign(&self, clusters: &[&str], name: Option<&str>) -> Result<(Vec<Arc<Face>>, Vec<usize>), FontError> {
+    pub fn assign(
+        &self,
+        clusters: &[&str],
+        name: Option<&str>,
+    ) -> Result<(Vec<Arc<Face>>, Vec<usize>), FontError> {
         let first = self.resolve(name)?;
-        let distinct: Vec<&str> = BTreeSet::from_iter(clusters.iter().copied()).into_iter().collect();
+        let distinct: Vec<&str> = clusters.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
         let mut chosen: Vec<Arc<Face>> = Vec::new();
         let mut owner: Vec<Option<usize>> = vec![None; distinct.len()];
 
@@ -242,12 +251,15 @@ impl FontLibrary {
         let mut next = 0;
         loop {
             if let Some((face, covered)) = coverage.get(next) {
-                for (owner, _) in owner.iter_mut().zip(covered).filter(|(owner, has)| owner.is_none() && **has) {
+                for (owner, _) in
+                    owner.iter_mut().zip(covered).filter(|(owner, has)| owner.is_none() && **has)
+                {
                     *owner = Some(chosen.len());
                 }
                 chosen.push(Arc::clone(face));
             }
-            let missing = |covered: &[bool]| owner.iter().zip(covered).filter(|(o, has)| o.is_none() && **has).count();
+            let missing =
+                |covered: &[bool]| owner.iter().zip(covered).filter(|(o, has)| o.is_none() && **has).count();
             let best = coverage.iter().enumerate().rev().max_by_key(|(_, (_, covered))| missing(covered));
             match best {
                 Some((index, (_, covered))) if missing(covered) > 0 => next = index,
@@ -279,9 +291,11 @@ fn collect(root: &Path, folder: &Path, depth: usize, files: &mut BTreeSet<PathBu
             if depth > 0 {
                 collect(root, &path, depth - 1, files);
             }
-        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| {
-            EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known))
-        }) {
+        } else if path
+            .extension()
+            .and_then(|e| e.to_str())
+            .is_some_and(|e| EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+        {
             files.insert(path);
         }
     }
@@ -333,12 +347,18 @@ fn no_glyph(clusters: &[&str]) -> FontError {
         shown.push(format!("and {} more", clusters.len() - SHOWN));
     }
     let hint = match clusters.iter().flat_map(|cluster| cluster.chars()).find(|&c| !is_invisible(c)) {
-        Some('\u{1100}'..='\u{11ff}' | '\u{3130}'..='\u{318f}' | '\u{a960}'..='\u{a97f}' | '\u{ac00}'..='\u{d7ff}') => {
-            "Nanum Gothic or Noto Sans KR, Debian package fonts-nanum"
-        }
-        Some('\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}') => {
-            "Noto Sans CJK, Debian package fonts-noto-cjk"
-        }
+        Some(
+            '\u{1100}'..='\u{11ff}'
+            | '\u{3130}'..='\u{318f}'
+            | '\u{a960}'..='\u{a97f}'
+            | '\u{ac00}'..='\u{d7ff}',
+        ) => "Nanum Gothic or Noto Sans KR, Debian package fonts-nanum",
+        Some(
+            '\u{2e80}'..='\u{9fff}'
+            | '\u{f900}'..='\u{faff}'
+            | '\u{ff00}'..='\u{ffef}'
+            | '\u{20000}'..='\u{3ffff}',
+        ) => "Noto Sans CJK, Debian package fonts-noto-cjk",
         Some('\u{1f000}'..='\u{1faff}' | '\u{2600}'..='\u{27bf}') => {
             "a font with outlines; colour emoji cannot be drawn as an object"
         }

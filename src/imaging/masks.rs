@@ -95,7 +95,8 @@ pub fn salient_foreground(image: &RgbImage) -> GrayImage {
     let small = resize_rgb(image, small_width, small_height, Filter::Bilinear);
     let (columns, margin) = (small_width as usize, (small_width as usize / 8).max(1));
     let mut distance = Plane::filled(columns, small_height as usize, 0.0);
-    for (row, out) in small.as_raw().chunks_exact(columns * 3).zip(distance.values.chunks_exact_mut(columns)) {
+    for (row, out) in small.as_raw().chunks_exact(columns * 3).zip(distance.values.chunks_exact_mut(columns))
+    {
         let mean = |from: usize| -> [f32; 3] {
             let mut sum = [0.0; 3];
             for pixel in row[from * 3..(from + margin) * 3].as_chunks::<3>().0 {
@@ -124,7 +125,11 @@ pub fn salient_foreground(image: &RgbImage) -> GrayImage {
         return GrayImage::new(width, height);
     }
     let soft = Plane {
-        values: distance.values.iter().map(|d| ((d - threshold * 0.8) / (threshold * 0.4)).clamp(0.0, 1.0)).collect(),
+        values: distance
+            .values
+            .iter()
+            .map(|d| ((d - threshold * 0.8) / (threshold * 0.4)).clamp(0.0, 1.0))
+            .collect(),
         ..distance
     };
     resize_gray(&soft.to_gray(), width, height, Filter::Bicubic)

@@ -37,7 +37,9 @@ pub fn product_corner(size: (u32, u32), canvas: (u32, u32), position: ProductPos
             let top = (DEFAULT_PRODUCT_TOP * f64::from(canvas.1)).round() as i64;
             (free.0 / 2, top.min(free.1).max(0))
         }
-        ProductPosition::Anchor { horizontal, vertical } => (anchored(free.0, horizontal), anchored(free.1, vertical)),
+        ProductPosition::Anchor { horizontal, vertical } => {
+            (anchored(free.0, horizontal), anchored(free.1, vertical))
+        }
         ProductPosition::At { x, y } => (i64::from(x), i64::from(y)),
     }
 }

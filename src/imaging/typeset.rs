@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use cosmic_text::fontdb::{Database, Weight};
 use cosmic_text::{
-    Align, Attrs, Buffer, CacheKey, CacheKeyFlags, Family, FontSystem, Metrics, Shaping, SwashCache, SwashContent,
-    SwashImage, Wrap,
+    Align, Attrs, Buffer, CacheKey, CacheKeyFlags, Family, FontSystem, Metrics, Shaping, SwashCache,
+    SwashContent, SwashImage, Wrap,
 };
 use image::GrayImage;
 use unicode_normalization::UnicodeNormalization;
@@ -36,7 +36,9 @@ pub enum TypesetError {
     #[error(transparent)]
     Font(#[from] FontError),
     /// Too much of it.
-    #[error("text_content has {characters} characters on {lines} lines, which does not fit a {width} x {height} image at any size: shorten it")]
+    #[error(
+        "text_content has {characters} characters on {lines} lines, which does not fit a {width} x {height} image at any size: shorten it"
+    )]
     TooLong {
         /// User-perceived characters.
         characters: usize,
@@ -93,7 +95,12 @@ pub fn typeset(
         height: height as f32 - 2.0 * TOP_MARGIN * unit,
         top: (TOP_MARGIN * unit).round() as i32,
     };
-    let too_long = || TypesetError::TooLong { characters: clusters.len(), lines: text.split('\n').count(), width, height };
+    let too_long = || TypesetError::TooLong {
+        characters: clusters.len(),
+        lines: text.split('\n').count(),
+        width,
+        height,
+    };
     let mut size = setter.largest_fit(&room, TYPE_SIZE * unit, READABLE_SIZE * unit).ok_or_else(too_long)?;
     // Ink can be wider or taller than its line box (swashes, stacked marks): shrink until the ink itself fits.
     let block = loop {
@@ -116,7 +123,10 @@ pub fn typeset(
     let mut warnings = Vec::new();
     if let (Some(asked), true) = (font_name, faces.len() > 1) {
         let others: Vec<&str> = faces[1..].iter().map(|face| face.family.as_str()).collect();
-        warnings.push(format!("font {asked:?} lacks some characters of the phrase; they are set in {}", others.join(", ")));
+        warnings.push(format!(
+            "font {asked:?} lacks some characters of the phrase; they are set in {}",
+            others.join(", ")
+        ));
     }
     Ok(Typeset {
         canvas,
@@ -140,7 +150,7 @@ fn clean(text: &str) -> String {
         })
         .filter(|&c| c == '\n' || !c.is_control())
         .collect();
-    let lines: Vec<&str> = text.trim().split('\n').map(str::trim_end).collect();
+    let lines: Vec<&str> = text.trim().lines().map(str::trim_end).collect();
     lines.join("\n")
 }
 
@@ -230,7 +240,9 @@ impl Setter {
 
     /// The largest size at which the phrase fits: whole words down to `readable`, then broken ones.
     fn largest_fit(&mut self, room: &Room, largest: f32, readable: f32) -> Option<f32> {
-        for (wrap, low, high) in [(Wrap::Word, readable, largest), (Wrap::WordOrGlyph, SMALLEST_SIZE, readable)] {
+        for (wrap, low, high) in
+            [(Wrap::Word, readable, largest), (Wrap::WordOrGlyph, SMALLEST_SIZE, readable)]
+        {
             if self.fits(room, high, wrap) {
                 return Some(high);
             }
@@ -240,7 +252,7 @@ impl Setter {
             }
             // To half a per cent: finer differences cannot be seen.
             while high / low > 1.005 {
-                let middle = (low + high) / 2.0;
+                let middle = f32::midpoint(low, high);
                 if self.fits(room, middle, wrap) {
                     low = middle;
                 } else {
@@ -263,7 +275,7 @@ impl Setter {
         }
         let (mut low, mut high) = (0.0, room.width);
         for _ in 0..8 {
-            let middle = (low + high) / 2.0;
+            let middle = f32::midpoint(low, high);
             let (widest, _, count) = self.measure(size, middle, wrap);
             if count == lines && widest <= middle {
                 high = middle;
@@ -290,7 +302,8 @@ impl Setter {
         for (key, x, y) in glyphs {
             let Some(image) = cache.get_image_uncached(&mut self.fonts, key) else { continue };
             let (left, top) = (x + image.placement.left, y - image.placement.top);
-            if image.content == SwashContent::Mask && image.placement.width > 0 && image.placement.height > 0 {
+            if image.content == SwashContent::Mask && image.placement.width > 0 && image.placement.height > 0
+            {
                 images.push((image, left, top));
             }
         }

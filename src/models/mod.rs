@@ -5,6 +5,7 @@
 //! Callers: the engine's steps, the command line's `generate` and `parity`.
 
 pub mod checkpoint;
+pub mod device;
 pub mod flux;
 pub mod generate;
 pub mod image_processor;

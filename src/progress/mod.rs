@@ -1,8 +1,14 @@
 //! Progress: what the engine says, as the numbers a customer wants to see.
 
+mod metrics;
+mod statistics;
 mod step;
+mod tracker;
 
+pub use metrics::{Metrics, meminfo};
+pub use statistics::Statistics;
 pub use step::{Step, SubStep};
+pub use tracker::Tracker;
 
 use serde::Serialize;
 use serde_json::Value;

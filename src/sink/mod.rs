@@ -3,6 +3,8 @@
 //! A sink is told what happened and turns it into whatever its counterpart understands. It is called by
 //! [`crate::worker`] alone, which guarantees the order: progress one at a time, then `deliver` once, then nothing.
 
+pub mod folder;
+pub mod print;
 pub mod runpod;
 
 use async_trait::async_trait;

@@ -1,5 +1,7 @@
 //! Where jobs come from. A source is pulled: the worker asks it only while a permit is free.
 
+pub mod backoff;
+pub mod file;
 pub mod http;
 pub mod runpod;
 

@@ -17,6 +17,9 @@ const WORKING_SIDE: u32 = 1024;
 /// Largest channel difference to the border's colour that still is ground.
 const TOLERANCE: i32 = 26;
 
+/// Share of the border that must have the ground's colour; a product may touch the rest.
+const LEAST_EVEN_BORDER: f64 = 0.7;
+
 /// A product ready to be placed.
 pub struct Product {
     image: RgbaImage,
@@ -31,7 +34,8 @@ impl Product {
         let photo = &plan.image;
         let longer = photo.width().max(photo.height());
         let working = if longer > WORKING_SIDE {
-            let side = |length: u32| (u64::from(length) * u64::from(WORKING_SIDE) / u64::from(longer)).max(1) as u32;
+            let side =
+                |length: u32| (u64::from(length) * u64::from(WORKING_SIDE) / u64::from(longer)).max(1) as u32;
             &resize(photo, side(photo.width()), side(photo.height()), Filter::Lanczos)
         } else {
             photo
@@ -52,7 +56,7 @@ impl Product {
         let flat = (height / 8).max(2);
         let pad = width.max(height) / 8 + 2;
         let silhouette = resize_gray(&alpha(&self.image), width, flat, Filter::Bilinear);
-        let foot = i64::from(height) - i64::from(flat) / 2;
+        let foot = i64::from(height) - i64::from(flat) * 4 / 5;
         // A wide soft shadow and a tight dark one where product and ground touch.
         for (spread, strength) in [(pad as f32 * 0.42, 0.55), (pad as f32 * 0.10, 0.6)] {
             let mut mask = GrayImage::new(width + 2 * pad, flat + 2 * pad);
@@ -101,6 +105,10 @@ fn ground_mask(image: &RgbaImage) -> Vec<bool> {
     });
     let is_ground = |at: usize| (0..3).all(|c| (i32::from(pixels[at][c]) - reference[c]).abs() <= TOLERANCE);
     let mut reached = vec![false; pixels.len()];
+    let (even, all) = border().fold((0, 0), |(even, all), at| (even + usize::from(is_ground(at)), all + 1));
+    if (even as f64) < LEAST_EVEN_BORDER * f64::from(all) {
+        return reached;
+    }
     let mut open: Vec<usize> = Vec::new();
     for at in border() {
         if !reached[at] && is_ground(at) {

@@ -45,7 +45,9 @@ impl Material {
         let named = |name: &&str| {
             if name.is_ascii() && !name.contains(' ') { words.contains(name) } else { prompt.contains(name) }
         };
-        if ["gold", "golden", "금색", "골드"].iter().any(named) && !["rose gold", "로즈골드"].iter().any(named) {
+        if ["gold", "golden", "금색", "골드"].iter().any(named)
+            && !["rose gold", "로즈골드"].iter().any(named)
+        {
             return Self::GOLD;
         }
         let found = METALS.iter().find(|(names, ..)| names.iter().any(named));
@@ -60,6 +62,8 @@ const DEPTH: f32 = 0.085;
 /// Type size on the grid where the membrane is solved: strokes are then about ten cells wide and sweeps few.
 const SOLVER_SIZE: f32 = 72.0;
 const SWEEPS: usize = 40;
+/// Over-relaxation, near the best factor for strokes of this width on that grid.
+const RELAXATION: f32 = 1.66;
 
 /// The object on a transparent ground, the size of the canvas.
 ///
@@ -158,8 +162,6 @@ fn inflate(face: &GrayImage, reduction: f32) -> Membrane {
     let (columns, rows) = (width as usize, height as usize);
     let inside: Vec<bool> = small.iter().map(|&v| v > 96).collect();
     let mut u = vec![0.0_f32; columns * rows];
-    // Near the best factor for strokes of this width on this grid.
-    const RELAXATION: f32 = 1.66;
     for sweep in 0..SWEEPS * 2 {
         for y in 1..rows - 1 {
             let first = 1 + (y + sweep) % 2;
@@ -178,7 +180,7 @@ fn inflate(face: &GrayImage, reduction: f32) -> Membrane {
 }
 
 impl Membrane {
-    /// Cubic-smooth value by bilinear weights over the reduced grid.
+    /// The membrane between grid points, by bilinear weights.
     fn sample(&self, x: f32, y: f32) -> f32 {
         let (fx, fy) = (x.floor(), y.floor());
         let (tx, ty) = (x - fx, y - fy);
@@ -209,6 +211,18 @@ fn dot(a: [f32; 3], b: [f32; 3]) -> f32 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 }
 
+/// Mirrored light from a direction: a softbox above, a strip at each side, a bright floor, darkness between.
+fn environment([x, y, z]: [f32; 3]) -> f32 {
+    let up = -y;
+    let softbox = smoothstep(0.22, 0.42, up) * smoothstep(1.02, 0.80, up) * smoothstep(-0.5, 0.2, z + 0.35);
+    let strips =
+        smoothstep(0.62, 0.80, x.abs()) * smoothstep(0.99, 0.90, x.abs()) * smoothstep(-0.4, 0.1, up + 0.3);
+    let floor = smoothstep(-0.10, -0.62, up) * (0.55 + 0.45 * smoothstep(-0.95, -0.6, up));
+    let horizon = smoothstep(0.26, 0.02, (up - 0.06).abs());
+    // 0.30: straight back to the camera, the dim room itself.
+    0.30 + 1.25 * softbox + 0.75 * strips + 0.34 * floor - 0.17 * horizon
+}
+
 /// The room that the metal mirrors.
 struct Studio {
     material: Material,
@@ -216,17 +230,6 @@ struct Studio {
 }
 
 impl Studio {
-    /// Light from a direction: a softbox above, a strip at each side, a bright floor, darkness between.
-    fn environment(&self, [x, y, z]: [f32; 3]) -> f32 {
-        let up = -y;
-        let softbox = smoothstep(0.22, 0.42, up) * smoothstep(1.02, 0.80, up) * smoothstep(-0.5, 0.2, z + 0.35);
-        let strips = smoothstep(0.62, 0.80, x.abs()) * smoothstep(0.99, 0.90, x.abs()) * smoothstep(-0.4, 0.1, up + 0.3);
-        let floor = smoothstep(-0.10, -0.62, up) * (0.55 + 0.45 * smoothstep(-0.95, -0.6, up));
-        let horizon = smoothstep(0.26, 0.02, (up - 0.06).abs());
-        // Straight back to the camera: the dim room itself.
-        0.30 + 1.25 * softbox + 0.75 * strips + 0.34 * floor - 0.17 * horizon
-    }
-
     fn face(&self, normal: [f32; 3], place: [f32; 2], seam: f32) -> [f32; 3] {
         // Foil is never quite smooth: shallow dents, and puckers that fade from the seam inwards.
         let dent = |dx: f32, dy: f32| {
@@ -241,7 +244,7 @@ impl Studio {
         ]);
         let facing = normal[2].max(0.0);
         let mirror = [2.0 * facing * normal[0], 2.0 * facing * normal[1], 2.0 * facing * facing - 1.0];
-        let sharp = self.environment(mirror);
+        let sharp = environment(mirror);
         // Diffuse light from above left, for the matt share.
         let key = unit([-0.45, -0.72, 0.62]);
         let soft = 0.16 + 0.95 * dot(normal, key).max(0.0);

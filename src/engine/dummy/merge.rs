@@ -8,13 +8,15 @@ use image::{GrayImage, RgbImage, RgbaImage, imageops};
 use super::noise::lerp3;
 use crate::imaging::blur::blur;
 use crate::imaging::composite::{over, select, shade};
-use crate::imaging::masks::{alpha, inpaint_mask, salient_foreground};
+use crate::imaging::masks::{alpha, bounds, inpaint_mask, salient_foreground};
 use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
 use crate::imaging::srgb::Srgb;
 use crate::input::plan::CompositionMode;
 
 /// Soft margin of the repainted region, at 1024 px.
 const MARGIN: f32 = 28.0;
+/// How far beyond the text shadow, margin and their softness reach, at 1024 px.
+const REACH: f32 = 150.0;
 /// Foreground below this mean (of 255) is nothing that a text could stand behind.
 const LEAST_FOREGROUND: f64 = 2.0;
 
@@ -33,9 +35,15 @@ struct Look {
 impl Look {
     fn of(mode: CompositionMode) -> Self {
         match mode {
-            CompositionMode::Overlay => Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 },
-            CompositionMode::Blend => Self { ambient: 0.34, opacity: 0.92, shadows: [0.30, 0.26], wrap: 0.40 },
-            CompositionMode::Behind => Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 },
+            CompositionMode::Overlay => {
+                Self { ambient: 0.10, opacity: 1.0, shadows: [0.50, 0.40], wrap: 0.22 }
+            }
+            CompositionMode::Blend => {
+                Self { ambient: 0.34, opacity: 0.92, shadows: [0.30, 0.26], wrap: 0.40 }
+            }
+            CompositionMode::Behind => {
+                Self { ambient: 0.22, opacity: 1.0, shadows: [0.34, 0.22], wrap: 0.36 }
+            }
         }
     }
 }
@@ -43,11 +51,8 @@ impl Look {
 /// Merges `text`, already in its place, into `background`; both have one size. The remark says where the mode found
 /// nothing to work with.
 pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> (RgbImage, Option<String>) {
-    let look = Look::of(mode);
     let (width, height) = background.dimensions();
     let unit = width.min(height) as f32 / 1024.0;
-    let text_alpha = alpha(text);
-
     let mut warning = None;
     let foreground = (mode == CompositionMode::Behind).then(|| salient_foreground(background)).filter(|mask| {
         let mean = mask.iter().map(|&v| f64::from(v)).sum::<f64>() / f64::from(width * height).max(1.0);
@@ -58,13 +63,40 @@ pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> 
         }
         mean >= LEAST_FOREGROUND
     });
+    let mut out = background.clone();
+    let Some(text_box) = bounds(&alpha(text), 1) else { return (out, warning) };
+    // Only where the text can reach: the rest of the picture stays as it is in any case.
+    let reach = (REACH * unit).ceil() as u32;
+    let (x, y) = (text_box.x0.saturating_sub(reach), text_box.y0.saturating_sub(reach));
+    let columns = (text_box.x1 + reach).min(width) - x;
+    let rows = (text_box.y1 + reach).min(height) - y;
+    let region = merge_region(
+        &imageops::crop_imm(background, x, y, columns, rows).to_image(),
+        &imageops::crop_imm(text, x, y, columns, rows).to_image(),
+        foreground.map(|mask| imageops::crop_imm(&mask, x, y, columns, rows).to_image()).as_ref(),
+        &Look::of(mode),
+        unit,
+    );
+    imageops::replace(&mut out, &region, i64::from(x), i64::from(y));
+    (out, warning)
+}
 
+/// The merge proper, on a part that holds everything the text touches.
+fn merge_region(
+    background: &RgbImage,
+    text: &RgbaImage,
+    foreground: Option<&GrayImage>,
+    look: &Look,
+    unit: f32,
+) -> RgbImage {
+    let width = background.width();
+    let text_alpha = alpha(text);
     let mut draft = background.clone();
     let far = shadow(&text_alpha, 15.0 * unit);
     let near = shadow(&text_alpha, 4.0 * unit);
     shade(&mut draft, &far, (0, (20.0 * unit) as i64), look.shadows[0]);
     shade(&mut draft, &near, (0, (6.0 * unit) as i64), look.shadows[1]);
-    over(&mut draft, &lit_text(background, text, &text_alpha, &look, unit), (0, 0));
+    over(&mut draft, &lit_text(background, text, &text_alpha, look, unit), (0, 0));
 
     // Everything that the shadow touches belongs to the region that may change.
     let mut touched = text_alpha;
@@ -74,9 +106,9 @@ pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> 
             *target = (*target).max(if *value > 2 { 255 } else { 0 });
         }
     }
-    let mask = inpaint_mask(&touched, (MARGIN * unit) as u32, foreground.as_ref());
+    let mask = inpaint_mask(&touched, (MARGIN * unit) as u32, foreground);
     // All three have the background's size.
-    (select(background, &draft, &mask).unwrap_or(draft), warning)
+    select(background, &draft, &mask).unwrap_or(draft)
 }
 
 /// A blurred copy, computed at a quarter of the size where the blur is wide: nothing finer survives it.

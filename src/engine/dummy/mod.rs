@@ -42,7 +42,6 @@ impl DummyEngine {
     }
 
     fn background(
-        &self,
         plan: &Plan,
         background: &BackgroundPlan,
         run: &mut Pacer,
@@ -133,7 +132,11 @@ impl DummyEngine {
 }
 
 /// An earlier step's image, which must have the plan's size.
-fn supplied<'a, T: image::GenericImageView>(image: Option<&'a T>, name: &str, plan: &Plan) -> Result<&'a T, EngineError> {
+fn supplied<'a, T: image::GenericImageView>(
+    image: Option<&'a T>,
+    name: &str,
+    plan: &Plan,
+) -> Result<&'a T, EngineError> {
     match image {
         Some(image) if image.dimensions() == (plan.width, plan.height) => Ok(image),
         Some(image) => Err(EngineError::Unfit(format!(
@@ -157,7 +160,7 @@ impl Engine for DummyEngine {
         let warnings = &mut artifacts.warnings;
 
         let background = match &plan.background {
-            Some(background) => Some(self.background(plan, background, &mut run, warnings)?),
+            Some(background) => Some(Self::background(plan, background, &mut run, warnings)?),
             None => None,
         };
         let text = match &plan.text {
@@ -166,7 +169,8 @@ impl Engine for DummyEngine {
         };
         let merged = match &plan.composition {
             Some(composition) => {
-                let background = supplied(background.as_ref().or(plan.step1_image.as_ref()), "step1_image", plan)?;
+                let background =
+                    supplied(background.as_ref().or(plan.step1_image.as_ref()), "step1_image", plan)?;
                 let text = supplied(text.as_ref().or(plan.step2_image.as_ref()), "step2_image", plan)?;
                 Some(Self::composition(plan, composition, background, text, &mut run, warnings)?)
             }

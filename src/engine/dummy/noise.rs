@@ -39,7 +39,8 @@ impl Noise {
         let (ix, iy) = (fx as i32, fy as i32);
         let (tx, ty) = (smooth(x - fx), smooth(y - fy));
         let top = lerp(self.cell(ix, iy), self.cell(ix.wrapping_add(1), iy), tx);
-        let bottom = lerp(self.cell(ix, iy.wrapping_add(1)), self.cell(ix.wrapping_add(1), iy.wrapping_add(1)), tx);
+        let bottom =
+            lerp(self.cell(ix, iy.wrapping_add(1)), self.cell(ix.wrapping_add(1), iy.wrapping_add(1)), tx);
         lerp(top, bottom, ty)
     }
 

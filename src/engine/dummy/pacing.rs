@@ -31,7 +31,8 @@ impl<'a> Pacer<'a> {
         sub_step: SubStep,
         mut work: impl FnMut(u32, u32) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        let total = self.planned.iter().find(|(planned, _)| *planned == sub_step).map_or(1, |(_, units)| *units);
+        let total =
+            self.planned.iter().find(|(planned, _)| *planned == sub_step).map_or(1, |(_, units)| *units);
         let started = Instant::now();
         self.ctx.check()?;
         self.ctx.progress(sub_step, 0, total);

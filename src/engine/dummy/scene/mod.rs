@@ -47,26 +47,21 @@ pub struct Scene {
     height: u32,
 }
 
-/// Words (English and Korean) that call a scene or an hour; matched anywhere in the lower-case prompt.
-const TABLE: &[&str] = &["table", "wood", "kitchen", "cafe", "café", "desk", "테이블", "식탁", "나무", "카페", "주방"];
-const SHORE: &[&str] =
-    &["sea", "beach", "ocean", "shore", "coast", "summer", "wave", "island", "바다", "해변", "여름", "파도", "해안"];
-const RIDGES: &[&str] =
-    &["mountain", "hill", "desert", "dune", "valley", "landscape", "snow", "winter", "산", "사막", "언덕", "겨울", "눈"];
-const BOKEH: &[&str] = &[
-    "city", "night", "party", "christmas", "light", "neon", "forest", "garden", "flower", "spring", "bokeh", "street",
-    "도시", "밤", "파티", "크리스마스", "숲", "정원", "꽃", "봄", "거리",
-];
-const STUDIO: &[&str] = &["studio", "minimal", "luxury", "podium", "clean", "backdrop", "plain", "스튜디오", "럭셔리"];
-const DUSK: &[&str] = &["sunset", "dusk", "evening", "golden", "sunrise", "dawn", "autumn", "노을", "저녁", "석양", "가을"];
-const NIGHT: &[&str] = &["night", "dark", "midnight", "moon", "neon", "black", "밤", "야경", "어두운"];
+/// Words (English and Korean) that call a scene or an hour, anywhere in the lower-case prompt.
+const TABLE: &str = "table wood kitchen cafe café desk 테이블 식탁 나무 카페 주방";
+const SHORE: &str = "sea beach ocean shore coast summer wave island 바다 해변 여름 파도 해안";
+const RIDGES: &str = "mountain hill desert dune valley landscape snow winter 산 사막 언덕 겨울 눈";
+const STUDIO: &str = "studio minimal luxury podium clean backdrop plain 스튜디오 럭셔리";
+const BOKEH: &str = "city party christmas light neon forest garden flower spring bokeh street 도시 파티 크리스마스 숲 정원 꽃 봄 거리";
+const DUSK: &str = "sunset dusk evening golden sunrise dawn autumn 노을 저녁 석양 가을";
+const NIGHT: &str = "night dark midnight moon neon black 밤 야경 어두운";
 
 impl Scene {
     /// Chooses and prepares the scene.
     pub fn new(prompt: &str, seed: u64, (width, height): (u32, u32)) -> Self {
         let prompt = prompt.to_lowercase();
         // How early a word of the list appears; the first thing named is what the picture is of.
-        let first = |words: &[&str]| words.iter().filter_map(|word| find_word(&prompt, word)).min();
+        let first = |words: &str| words.split(' ').filter_map(|word| find_word(&prompt, word)).min();
         let seed = mix64(seed ^ hash_text(&prompt));
         let hour = if first(NIGHT).is_some() {
             Hour::Night
@@ -82,13 +77,14 @@ impl Scene {
             .min()
             .map(|(_, index)| index);
         let hue = Hue::of(&prompt, seed);
-        let painter: Box<dyn Painter> = match named.unwrap_or((seed >> 40) as usize % 5) {
-            0 => Box::new(table::Table::new(seed, hour)),
-            1 => Box::new(shore::Shore::new(seed, hour)),
-            2 => Box::new(ridges::Ridges::new(seed, hour, &prompt)),
-            3 => Box::new(studio::Studio::new(seed, hue)),
-            _ => Box::new(bokeh::Bokeh::new(seed, hour, hue, &prompt)),
-        };
+        let painter: Box<dyn Painter> =
+            match named.unwrap_or(if hour == Hour::Night { 4 } else { (seed >> 40) as usize % 5 }) {
+                0 => Box::new(table::Table::new(seed, hour)),
+                1 => Box::new(shore::Shore::new(seed, hour)),
+                2 => Box::new(ridges::Ridges::new(seed, hour, &prompt)),
+                3 => Box::new(studio::Studio::new(seed, hue)),
+                _ => Box::new(bokeh::Bokeh::new(seed, hour, hue, &prompt)),
+            };
         Self { painter, grain: Noise::new(seed, 99), srgb: Srgb::new(), width, height }
     }
 
@@ -113,13 +109,13 @@ impl Scene {
     }
 }
 
-/// Where `word` begins in `text`: whole English words or their plural, Korean anywhere (particles follow the noun).
+/// Where `word` begins in `text`: whole English words with a common ending, Korean anywhere (particles follow the noun).
 fn find_word(text: &str, word: &str) -> Option<usize> {
     text.match_indices(word).map(|(index, _)| index).find(|&index| {
-        let before = text[..index].chars().next_back();
-        let after = text[index + word.len()..].trim_start_matches("en").trim_start_matches('s').chars().next();
-        let letter = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
-        !word.is_ascii() || !(letter(before) || letter(after))
+        let rest = &text[index + word.len()..];
+        let ending = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
+        let begins = !text[..index].ends_with(|c: char| c.is_ascii_alphabetic());
+        !word.is_ascii() || (begins && ["", "s", "es", "en", "y"].contains(&ending))
     })
 }
 
@@ -155,7 +151,8 @@ impl Hue {
             (&["orange", "coral", "주황"], [232, 108, 60], [255, 208, 140]),
             (&["teal", "turquoise", "aqua", "청록"], [24, 128, 138], [160, 228, 214]),
         ];
-        let named = PALETTE.iter().find(|(words, ..)| words.iter().any(|word| find_word(prompt, word).is_some()));
+        let named =
+            PALETTE.iter().find(|(words, ..)| words.iter().any(|word| find_word(prompt, word).is_some()));
         let (_, main, accent) = named.unwrap_or(&PALETTE[(seed >> 20) as usize % PALETTE.len()]);
         let srgb = Srgb::new();
         Self { main: srgb.linear3(*main), accent: srgb.linear3(*accent) }

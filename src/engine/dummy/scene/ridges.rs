@@ -97,7 +97,9 @@ impl Ridges {
         // of side is gradual, or it would show as a seam.
         let scale = 5.0 + 2.0 * near;
         let shift = layer as f32 * 23.0;
-        let field = |du: f32| self.shape.layered((at.u + du) * scale + at.v * 3.0 + shift, at.v * scale * 1.3, self.roughness);
+        let field = |du: f32| {
+            self.shape.layered((at.u + du) * scale + at.v * 3.0 + shift, at.v * scale * 1.3, self.roughness)
+        };
         let slope = (field(0.012) - field(0.0)) * 14.0;
         let towards = ((at.u - self.sun_at.0) * 6.0).clamp(-1.0, 1.0);
         let facing = (slope * towards).clamp(-1.0, 1.0);

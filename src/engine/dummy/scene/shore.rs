@@ -20,12 +20,26 @@ impl Shore {
     pub fn new(seed: u64, hour: Hour) -> Self {
         let (palette, sun, height) = match hour {
             Hour::Day => (
-                [[46, 132, 214], [196, 232, 246], [255, 255, 255], [16, 104, 160], [92, 206, 210], [242, 218, 178]],
+                [
+                    [46, 132, 214],
+                    [196, 232, 246],
+                    [255, 255, 255],
+                    [16, 104, 160],
+                    [92, 206, 210],
+                    [242, 218, 178],
+                ],
                 [255, 250, 232],
                 -0.38,
             ),
             Hour::Dusk => (
-                [[84, 84, 156], [255, 172, 108], [255, 196, 176], [70, 62, 112], [232, 142, 116], [196, 138, 112]],
+                [
+                    [84, 84, 156],
+                    [255, 172, 108],
+                    [255, 196, 176],
+                    [70, 62, 112],
+                    [232, 142, 116],
+                    [196, 138, 112],
+                ],
                 [255, 226, 160],
                 -0.06,
             ),
@@ -97,7 +111,8 @@ impl Painter for Shore {
             return self.water(at);
         }
         let wet = 1.0 - 0.38 * smoothstep(0.085, 0.015, from_edge);
-        let shore = lerp3(self.water(at), self.beach(at).map(|v| v * wet), smoothstep(-0.012, 0.004, from_edge));
+        let shore =
+            lerp3(self.water(at), self.beach(at).map(|v| v * wet), smoothstep(-0.012, 0.004, from_edge));
         let froth = self.waves.layered(at.u * 16.0, at.v * 44.0, 3);
         let foam = smoothstep(0.024, 0.0, from_edge.abs()) * smoothstep(0.30, 0.62, froth);
         lerp3(shore, self.palette[2].map(|v| v * 0.95), foam * 0.9)

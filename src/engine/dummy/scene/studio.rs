@@ -37,11 +37,12 @@ impl Painter for Studio {
             let (front, back) = (top + 0.036 * arc, top - 0.036 * arc);
             let side = smoothstep(front - 0.001, front + 0.001, at.down)
                 * smoothstep(front + height + 0.001, front + height - 0.001, at.down);
-            let lid = smoothstep(back - 0.001, back + 0.001, at.down) * smoothstep(front + 0.001, front - 0.001, at.down);
+            let lid = smoothstep(back - 0.001, back + 0.001, at.down)
+                * smoothstep(front + 0.001, front - 0.001, at.down);
             let turn = 0.52 + 0.42 * (0.55 - across * 0.7 - self.spot).clamp(-0.9, 1.0);
             light = lerp3(light, lerp3(self.hue.main, self.hue.accent, 0.30).map(|v| v * turn), side);
             light = lerp3(light, lerp3(self.hue.main, self.hue.accent, 0.72), lid);
-        } 
+        }
         let shade = smoothstep(1.45, 0.85, across.abs()) * smoothstep(0.085, 0.0, (at.down - 0.905).abs());
         if at.down > top + height + 0.036 * (1.0 - across * across).max(0.0).sqrt() {
             light = light.map(|value| value * (1.0 - 0.5 * shade));

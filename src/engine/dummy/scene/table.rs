@@ -5,6 +5,8 @@ use super::{Hour, Painter, Point, colour};
 
 /// The table's far edge, as a share of the height.
 const EDGE: f32 = 0.6;
+/// Width of a board where depth is 1.
+const PLANK: f32 = 0.62;
 
 pub struct Table {
     planks: Noise,
@@ -46,7 +48,8 @@ impl Table {
         light = light.map(|value| value * lerp(0.78, 1.16, shapes));
         // Two window bars' worth of light across the wall.
         let slant = at.u * 0.9 + at.v * 0.5 - self.window * 0.9;
-        let beam = smoothstep(0.16, 0.02, (slant - 0.28).abs()) + 0.7 * smoothstep(0.12, 0.0, (slant + 0.12).abs());
+        let beam =
+            smoothstep(0.16, 0.02, (slant - 0.28).abs()) + 0.7 * smoothstep(0.12, 0.0, (slant + 0.12).abs());
         std::array::from_fn(|c| light[c] + self.light[c] * beam * 0.10 * glow)
     }
 
@@ -55,7 +58,6 @@ impl Table {
         let below = (at.down - EDGE) / (1.0 - EDGE);
         let depth = 1.0 / (0.26 + below);
         let across = at.u * depth;
-        const PLANK: f32 = 0.62;
         let plank = (across / PLANK + 50.0).floor();
         let inside = across / PLANK + 50.0 - plank;
         let tone = self.planks.cell(plank as i32, 7);

@@ -1,0 +1,68 @@
+//! Which nets, and where they run.
+
+use serde::Deserialize;
+
+use super::reader::Reader;
+
+/// Nets and their place. Words, not devices: a build without nets reads the same variables.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// FLUX.
+    pub flux: FluxSource,
+    /// `DEVICE`: `cpu` (default), `cuda` or `cuda:N`.
+    pub device: Option<String>,
+    /// `DTYPE`: `f32`, `bf16` or `f16`; default bf16 on a card, f32 on a CPU.
+    pub dtype: Option<String>,
+}
+
+/// The FLUX checkpoint.
+#[derive(Debug, Clone)]
+pub struct FluxSource {
+    /// `FLUX_MODEL`: a folder, a transformer file or a Hub id; default `black-forest-labs/FLUX.1-dev`.
+    pub model: String,
+    /// `FLUX_TRANSFORMER`, `FLUX_T5`, `FLUX_VAE`: files or folders that take the place of the model's own nets, such as a
+    /// quantised transformer.
+    pub transformer: Option<String>,
+    /// See `transformer`.
+    pub t5: Option<String>,
+    /// See `transformer`.
+    pub vae: Option<String>,
+}
+
+#[cfg(feature = "models")]
+impl FluxSource {
+    /// The files that take the place of the model's nets.
+    pub fn replacements(&self) -> crate::models::checkpoint::Replacements {
+        crate::models::checkpoint::Replacements {
+            transformer: self.transformer.as_ref().map(Into::into),
+            text_encoder_2: self.t5.as_ref().map(Into::into),
+            vae: self.vae.as_ref().map(Into::into),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+struct Raw {
+    flux_model: Option<String>,
+    flux_transformer: Option<String>,
+    flux_t5: Option<String>,
+    flux_vae: Option<String>,
+    device: Option<String>,
+    dtype: Option<String>,
+}
+
+impl ModelConfig {
+    pub(super) fn read(vars: &[(String, String)], reader: &mut Reader) -> Self {
+        let raw: Raw = reader.section("", vars);
+        Self {
+            flux: FluxSource {
+                model: raw.flux_model.unwrap_or_else(|| "black-forest-labs/FLUX.1-dev".to_owned()),
+                transformer: raw.flux_transformer,
+                t5: raw.flux_t5,
+                vae: raw.flux_vae,
+            },
+            device: raw.device,
+            dtype: raw.dtype,
+        }
+    }
+}

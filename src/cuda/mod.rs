@@ -1,0 +1,41 @@
+//! What only an NVIDIA card has: its context and its memory.
+//!
+//! The only place beside pinned memory with `unsafe`. Must not know any model. Caller: `models::device`.
+
+use candle_core::{CudaDevice, Device, Result};
+
+/// Opens card `ordinal` with a stream of its own, which all threads that use the device share.
+///
+/// candle's default is a stream per thread: tensors freed on one thread could then still be read by another's kernels.
+///
+/// # Errors
+/// No driver, no such card, a card in exclusive use, or one that the driver lost.
+pub fn open(ordinal: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    if let Device::Cuda(cuda) = &device {
+        track_no_events(cuda);
+    }
+    Ok(device)
+}
+
+/// Turns off cudarc's two events an allocation and two records a launch, which order work between streams; a denoise
+/// step has thousands of launches.
+#[allow(unsafe_code)]
+fn track_no_events(device: &CudaDevice) {
+    // SAFETY: the caller must order work between streams. There is one stream: `open` made it before any tensor existed,
+    // and candle puts every allocation, copy, launch and free of this device on it. A second stream (for uploads) has to
+    // be joined with events by whoever makes it.
+    unsafe { device.disable_event_tracking() }
+}
+
+/// (free, total) bytes of the card, as the driver counts: all processes together. What the allocator's pool keeps after a
+/// free counts as used until the next synchronisation, so this synchronises first.
+///
+/// # Errors
+/// The context is lost.
+pub fn memory(device: &CudaDevice) -> Result<(usize, usize)> {
+    let stream = device.cuda_stream();
+    let error = |error| candle_core::Error::Msg(format!("the card's memory cannot be read: {error}"));
+    stream.synchronize().map_err(error)?;
+    stream.context().mem_get_info().map_err(error)
+}

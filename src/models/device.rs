@@ -1,0 +1,141 @@
+//! Where the nets run and in which number format: `DEVICE` and `DTYPE`.
+//!
+//! Owns the words that users write and the defaults. Must not know any net or what is on the device. Callers: the
+//! command line's `generate` and `parity`, the engine's start.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Not one of the words.
+    #[error("DEVICE={0}: expected cpu, cuda or cuda:N (N is the card's number, from 0)")]
+    Unknown(String),
+    /// Not one of the words.
+    #[error("DTYPE={0}: expected f32, bf16 or f16")]
+    UnknownDtype(String),
+    /// This program was built without the feature `cuda`.
+    #[error("DEVICE={0}: this program was built for the CPU only; use the CUDA build, or DEVICE=cpu")]
+    NotBuilt(Target),
+    /// The driver refuses.
+    #[error(
+        "DEVICE={target}: {reason}; check that `nvidia-smi` lists the card and that the driver is 580 or newer (CUDA 13.0)"
+    )]
+    Unavailable {
+        /// As asked for.
+        target: Target,
+        /// What the driver said.
+        reason: candle_core::Error,
+    },
+    /// The card stopped answering.
+    #[error(transparent)]
+    Lost(candle_core::Error),
+}
+
+/// A place for nets, not yet opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Target {
+    /// Main memory; every machine has one.
+    #[default]
+    Cpu,
+    /// An NVIDIA card, numbered as `CUDA_VISIBLE_DEVICES` leaves them.
+    Cuda(usize),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => write!(f, "cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = DeviceError;
+
+    /// `cpu`, `cuda` (the first card) or `cuda:N`, in any case.
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let unknown = || DeviceError::Unknown(text.to_owned());
+        let lower = text.trim().to_ascii_lowercase();
+        match lower.split_once(':') {
+            None if lower == "cpu" => Ok(Self::Cpu),
+            None if lower == "cuda" => Ok(Self::Cuda(0)),
+            // `usize::from_str` would take "+1".
+            Some(("cuda", number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                number.parse().map(Self::Cuda).map_err(|_| unknown())
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+impl Target {
+    /// Opens the device. On a card, every tensor of the process should come from one opened device: each call makes a
+    /// stream of its own, and streams are not ordered among each other.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotBuilt`] or [`DeviceError::Unavailable`].
+    pub fn open(self) -> Result<Device, DeviceError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(ordinal) => {
+                crate::cuda::open(ordinal).map_err(|reason| DeviceError::Unavailable { target: self, reason })
+            }
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(DeviceError::NotBuilt(self)),
+        }
+    }
+
+    /// What nets compute in if nobody says: bf16 on a card, for which FLUX was published, f32 on a CPU, where half
+    /// precision only costs time.
+    pub fn default_dtype(self) -> DType {
+        match self {
+            Self::Cpu => DType::F32,
+            Self::Cuda(_) => DType::BF16,
+        }
+    }
+}
+
+/// `f32`, `bf16` or `f16`, in any case.
+///
+/// # Errors
+/// [`DeviceError::UnknownDtype`].
+pub fn dtype(text: &str) -> Result<DType, DeviceError> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err(DeviceError::UnknownDtype(text.to_owned())),
+    }
+}
+
+/// A card's memory in bytes, other processes' share included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Not taken by anybody.
+    pub free: usize,
+    /// All of it.
+    pub total: usize,
+}
+
+/// The card's memory; `None` for a CPU, whose memory is shared with everything else on the machine. Waits for the work
+/// that was given to the card.
+///
+/// # Errors
+/// [`DeviceError::Lost`].
+#[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "only a card can be lost"))]
+pub fn memory(device: &Device) -> Result<Option<Memory>, DeviceError> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let (free, total) = crate::cuda::memory(cuda).map_err(DeviceError::Lost)?;
+            Ok(Some(Memory { free, total }))
+        }
+        _ => Ok(None),
+    }
+}
