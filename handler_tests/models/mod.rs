@@ -9,6 +9,8 @@ mod model_folder;
 mod parity;
 mod rng;
 mod schedulers;
+mod sdxl;
+mod sdxl_checkpoint;
 mod text_encoders;
 mod tiny;
 mod tokenizers;

@@ -13,6 +13,7 @@ pub mod ops;
 pub mod parity;
 pub mod rng;
 pub mod schedulers;
+pub mod sdxl;
 pub mod text_encoders;
 pub mod tiny;
 pub mod tokenizers;

@@ -5,13 +5,16 @@
 mod bfl;
 mod check;
 mod components;
+mod ldm;
 mod locate;
+mod sdxl;
 mod single;
 mod t5_gguf;
 
 pub use check::check;
 pub use components::{FluxCheckpoint, NetFiles, Replacements};
 pub use locate::{Caches, Location, locate};
+pub use sdxl::{SdxlCheckpoint, SdxlControlNet};
 
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,9 @@ use candle_nn::{Conv2d, Conv2dConfig, Module};
 
 use crate::models::weights::Weights;
 
+/// A square two-dimensional convolution with a bias, on (batch, channels, height, width).
 #[derive(Debug, Clone)]
-pub(super) struct Conv {
+pub struct Conv {
     weight: Tensor,
     bias: Tensor,
     config: Conv2dConfig,
@@ -14,7 +15,10 @@ pub(super) struct Conv {
 
 impl Conv {
     /// A square kernel of edge `size`; `weight` (outputs, inputs, size, size), `bias` (outputs).
-    pub(super) fn new(
+    ///
+    /// # Errors
+    /// Missing or mis-shaped tensors.
+    pub fn new(
         inputs: usize,
         outputs: usize,
         size: usize,
@@ -29,7 +33,11 @@ impl Conv {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// In `x`'s dtype, rounded once.
+    ///
+    /// # Errors
+    /// Shapes that do not match, no room on the device.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // candle sums f16 convolutions in f16, which overflows and loses bits, and has no bf16 product on a CPU.
         let widen = x.dtype() == DType::F16 || (x.device().is_cpu() && x.dtype() != DType::F32);
         if widen {
