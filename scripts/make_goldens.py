@@ -103,10 +103,10 @@ class Folder:
     def case(self, name, kind, components, parameters, inputs, expected):
         """`inputs`: tensors, or {"shape", "seed"} for randn; `expected`: tensors by stage, in order of the flow."""
 
-        def store(role, value):
+        def store(role, value, way):
             if isinstance(value, dict):
                 return {"randn": value}
-            key = f"{name}.{role}"
+            key = f"{name}.{way}.{role}"
             self.tensors[key] = torch.as_tensor(value).detach().clone().contiguous()
             return {"tensor": key}
 
@@ -115,8 +115,8 @@ class Folder:
             "kind": kind,
             "components": components,
             "parameters": parameters,
-            "inputs": {role: store(role, value) for role, value in inputs.items()},
-            "expected": {stage: store(stage, value)["tensor"] for stage, value in expected.items()},
+            "inputs": {role: store(role, value, "in") for role, value in inputs.items()},
+            "expected": {stage: store(stage, value, "out")["tensor"] for stage, value in expected.items()},
         })
 
     def write(self):
@@ -366,6 +366,8 @@ def pipelines(path):
         if painted is not None:
             inputs["mask"] = painted
             arguments["mask_image"] = Image.fromarray(painted)
+        if "padding_mask_crop" in p:
+            arguments["padding_mask_crop"] = p["padding_mask_crop"]
         steps = []
 
         def keep(_pipe, _index, _time, values):
@@ -391,6 +393,15 @@ def pipelines(path):
     run("inpaint_full_cfg", "inpaint", FluxInpaintPipeline,
         {**size, "steps": 3, "guidance": 7.0, "seed": 47, "strength": 1.0, "true_cfg_scale": 2.0},
         negative=True, image=photo, painted=mask)
+    # The first fits its surroundings to the ratio, the others cannot and get bars: above and below, left and right.
+    tall = np.ascontiguousarray(photo.transpose(1, 0, 2))
+    for name, picture, box in (
+        ("inpaint_crop", photo, (5, 40, 20, 70)), ("inpaint_crop_wide", photo, (5, 40, 0, 100)), ("inpaint_crop_high", tall, (0, 100, 30, 50)),
+    ):
+        painted = np.zeros(picture.shape[:2], np.uint8)
+        painted[box[0]:box[1], box[2]:box[3]] = 255
+        run(name, "inpaint", FluxInpaintPipeline,
+            {**size, "steps": 2, "guidance": 7.0, "seed": 48, "strength": 0.5, "padding_mask_crop": 4}, image=picture, painted=painted)
     folder.write()
 
 

@@ -59,19 +59,19 @@ fn a_bf16_step_rounds_where_torch_rounds() {
     assert_eq!(next.dtype(), DType::BF16);
     // 1 - 0.03003 = 0.96997 rounds to 0.96875 (spacing 1/256 below 1).
     assert_eq!(flat(&next), [0.96875]);
-    // A wide sample is not rounded before the sum: 0.99902344 is no bf16 number, and alone would round to 1.
-    let next = schedule.step(0, &column(&[0.9990234]), &bf16(&[3.0])).unwrap();
-    assert_eq!(flat(&next), [0.96875]);
+    // A wide sample is not rounded before the sum: 1.0019 would be 1 in bf16, and the result the one above.
+    let next = schedule.step(0, &column(&[1.0019]), &bf16(&[3.0])).unwrap();
+    assert_eq!(flat(&next), [0.97265625]);
 }
 
 #[test]
 fn noise_is_mixed_with_sigma_in_the_samples_dtype() {
-    // 0.7 is 0.69921875 in bf16, and 1 - that is 0.30078125.
-    let schedule = schedule(&[0.7, 0.0]);
+    // 0.9 is 0.8984375 in bf16, and 1 - that is 0.1015625; 1 - 0.9 alone would be 0.10009766.
+    let schedule = schedule(&[0.9, 0.0]);
     let one = column(&[1.0]).to_dtype(DType::BF16).unwrap();
     let zero = column(&[0.0]).to_dtype(DType::BF16).unwrap();
-    assert_eq!(flat(&schedule.add_noise(0, &zero, &one).unwrap()), [0.69921875]);
-    assert_eq!(flat(&schedule.add_noise(0, &one, &zero).unwrap()), [0.30078125]);
+    assert_eq!(flat(&schedule.add_noise(0, &zero, &one).unwrap()), [0.8984375]);
+    assert_eq!(flat(&schedule.add_noise(0, &one, &zero).unwrap()), [0.1015625]);
     assert_eq!(flat(&schedule.add_noise(1, &one, &zero).unwrap()), [1.0]);
     assert!(schedule.add_noise(2, &one, &zero).is_err());
 }

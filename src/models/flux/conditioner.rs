@@ -91,10 +91,21 @@ impl Conditioner {
     /// # Errors
     /// Shapes that do not match, or no room on the device.
     pub fn precompute(&self, timesteps: &[f32], guidance: f32, pooled: &Tensor) -> Result<Modulation> {
+        let times = Tensor::from_slice(timesteps, timesteps.len(), &Device::Cpu)?.to_dtype(self.dtype)?;
+        let fractions: Vec<f32> =
+            times.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().map(|time| time / 1000.0).collect();
+        self.precompute_at(&fractions, guidance, pooled)
+    }
+
+    /// [`Conditioner::precompute`] from timesteps already divided by 1000, as the model's own input has them.
+    ///
+    /// # Errors
+    /// As [`Conditioner::precompute`].
+    pub fn precompute_at(&self, fractions: &[f32], guidance: f32, pooled: &Tensor) -> Result<Modulation> {
+        let steps = fractions.len();
+        let fractions = Tensor::from_slice(fractions, steps, &Device::Cpu)?.to_dtype(self.dtype)?;
         let text = self.text.forward(&pooled.to_dtype(self.dtype)?)?;
         let (batch, inner) = text.dims2()?;
-        let times = Tensor::from_slice(timesteps, timesteps.len(), &Device::Cpu)?.to_dtype(self.dtype)?;
-        let fractions = per_mille(&times)?;
         let time = self.timestep.forward(&self.waves(&fractions)?)?;
         let time = match &self.guidance {
             Some(embedder) => {
@@ -103,7 +114,6 @@ impl Conditioner {
             }
             None => time,
         };
-        let steps = timesteps.len();
         let conditioning =
             time.unsqueeze(1)?.broadcast_add(&text.unsqueeze(0)?)?.reshape((steps * batch, inner))?;
         let active = ops::silu(&conditioning)?;
@@ -143,12 +153,6 @@ fn frequency(wave: usize) -> f32 {
     let exponent = -10000f64.ln() as f32 * wave as f32 / (WAVES / 2) as f32;
     let rounded = f64::from(exponent).exp() as f32;
     if matches!(wave, 13 | 44 | 119) { rounded.next_up() } else { rounded }
-}
-
-/// `t / 1000`, rounded to `t`'s dtype.
-fn per_mille(t: &Tensor) -> Result<Tensor> {
-    let fractions: Vec<f32> = t.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().map(|t| t / 1000.0).collect();
-    Tensor::from_slice(&fractions, fractions.len(), t.device())?.to_dtype(t.dtype())
 }
 
 /// Every block's shifts, scales and gates for every step: (steps, batch, k x inner) each.
