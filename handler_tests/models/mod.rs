@@ -1,5 +1,4 @@
 mod birefnet;
-mod flux;
 mod golden;
 mod image_processor;
 mod parity;

@@ -1,10 +1,12 @@
 //! The key list, and checkpoints in the published layout.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use marquee::models::birefnet::{BiRefNet, BiRefNetConfig, PatchOrder, write_random_checkpoint};
+use marquee::models::checkpoint::{Caches, CheckpointError, NetFiles, open_birefnet};
 use marquee::models::weights::{Expected, Probe, Weights};
 
 use super::{Golden, floats, randn};
@@ -75,15 +77,40 @@ fn a_random_checkpoint_has_the_published_layout_and_runs() {
     // The published depths have 16 blocks more, of 14 entries each.
     assert_eq!(map.len(), 754 - 16 * 14);
 
-    let run = |dtype| {
-        let net = BiRefNet::new(&config, &Weights::from_map(map.clone(), dtype, &Device::Cpu)).unwrap();
-        floats(&net.logits(&randn(&[1, 3, 64, 64], 9).to_dtype(dtype).unwrap(), &mut |_| Ok(())).unwrap())
-    };
-    let logits = run(DType::F32);
+    let files = open(folder.path()).unwrap();
+    assert_eq!(files.config, config);
+    let net = BiRefNet::new(&files.config, &files.weights(DType::F32, &Device::Cpu)).unwrap();
+    let logits = floats(&net.logits(&randn(&[1, 3, 64, 64], 9), &mut |_| Ok(())).unwrap());
     assert!(logits.iter().all(|value| value.is_finite()));
     let spread =
         logits.iter().fold(f64::MIN, |a, b| a.max(*b)) - logits.iter().fold(f64::MAX, |a, b| a.min(*b));
     assert!(spread > 0.1, "logits are flat: {spread}");
+}
+
+fn open(folder: &Path) -> Result<NetFiles<BiRefNetConfig>, CheckpointError> {
+    open_birefnet(&folder.to_string_lossy(), &Caches::default())
+}
+
+#[test]
+fn what_is_missing_misshapen_or_left_over_is_told_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    write_random_checkpoint(&tiny(), DType::F16, 5, folder.path()).unwrap();
+    let file = folder.path().join("model.safetensors");
+    let mut map = candle_core::safetensors::load(&file, &Device::Cpu).unwrap();
+    map.remove("bb.norm2.bias").unwrap();
+    map.insert("decoder.conv_out1.0.bias".to_owned(), randn(&[2], 1));
+    map.insert("decoder.surplus".to_owned(), randn(&[3], 1));
+    candle_core::safetensors::save(&map, &file).unwrap();
+    let Err(CheckpointError::Tensors { problems }) = open(folder.path()) else { panic!("opened") };
+    let told = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(problems.len(), 3, "{told}");
+    for key in ["bb.norm2.bias", "decoder.conv_out1.0.bias", "decoder.surplus"] {
+        assert!(told.contains(key), "{told}");
+    }
+    // A folder is a model only with its config; a lone file is none.
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    assert!(matches!(open(folder.path()), Err(CheckpointError::Layout { .. })));
+    assert!(matches!(open(&file), Err(CheckpointError::Layout { .. })));
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn class<T: DeserializeOwned>(path: &Path, name: &str) -> Result<T, CheckpointEr
 }
 
 /// Runs a net's constructor on a probe and compares what it asked for with what is there.
-fn compare(
+pub(super) fn compare(
     path: &Path,
     source: &Arc<dyn Source>,
     extra: impl Fn(&str) -> bool,
