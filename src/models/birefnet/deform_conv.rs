@@ -1,7 +1,7 @@
 //! Deformable convolution, version 2: each tap reads the picture at a place of its own, bilinearly, and is weighted.
 //!
 //! Equal to `torchvision.ops.deform_conv2d` with stride 1, one group and one offset group. A 7 x 7 kernel over 64 channels
-//! at 256 x 256 would unfold to 822 MB, so output rows go through in stripes. [`Gather`] is the part that a GPU kernel
+//! at 256 x 256 would unfold to 822 MB, so output rows go through in stripes. `Gather` is the part that a GPU kernel
 //! replaces (`cuda_fwd`, same arguments); a fused one replaces [`deform_conv2d`]'s body.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};

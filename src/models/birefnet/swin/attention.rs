@@ -102,8 +102,8 @@ impl WindowAttention {
             .contiguous()
     }
 
-    /// (1, 1, tokens, tokens) like `like`: 0 where a token may see another, else -inf. Releases before 2025 added -100
-    /// instead, which softmax turns into the same 0 unless scores differ by more than 85.
+    /// (1, 1, tokens, tokens) like `like`: 0 where a token may see another, else -inf. Older releases added -100 instead,
+    /// which softmax turns into the same 0 unless a hidden score stands more than 80 above all seen ones.
     fn border(&self, lower: bool, right: bool, like: &Tensor) -> Result<Tensor> {
         let (window, tokens) = (self.window, self.window * self.window);
         let kept = window - self.shift;
