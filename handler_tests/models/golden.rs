@@ -109,16 +109,19 @@ impl Component {
 
     /// The described weights, in `dtype`.
     pub fn weights(&self, dtype: DType) -> Weights {
-        let map = self
-            .weights
+        Weights::from_map(self.tensors(), dtype, &Device::Cpu)
+    }
+
+    /// The described weights by key, f32.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        self.weights
             .iter()
             .map(|w| {
                 let drawn =
                     Generator::new(w.seed).randn(w.shape.as_slice(), DType::F32, &Device::Cpu).unwrap();
                 (w.key.clone(), drawn.affine(w.scale, w.shift).unwrap())
             })
-            .collect();
-        Weights::from_map(map, dtype, &Device::Cpu)
+            .collect()
     }
 }
 

@@ -32,6 +32,13 @@ fn every_mode_is_resized_and_converted_as_by_pillow() {
 }
 
 #[test]
+fn a_mask_is_on_from_the_middle_up() {
+    let mask = GrayImage::from_raw(4, 1, vec![0, 127, 128, 255]).unwrap();
+    let on = mask_to_tensor(&mask.into(), 4, 1, &Device::Cpu).unwrap();
+    assert_eq!(on.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 1.0, 1.0]);
+}
+
+#[test]
 fn bytes_come_from_halves_rounded_to_even_and_clamped() {
     // 0.5 / 255 and 1.5 / 255 above -1: halves that go to 0 and 2.
     let value = |byte: f32| byte / 255.0 * 2.0 - 1.0;

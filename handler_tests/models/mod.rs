@@ -1,6 +1,10 @@
 mod birefnet;
+mod checkpoint;
+mod flux;
+mod generate;
 mod golden;
 mod image_processor;
+mod model_folder;
 mod parity;
 mod rng;
 mod schedulers;

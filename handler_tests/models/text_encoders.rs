@@ -1,8 +1,11 @@
 //! CLIP and T5 against transformers.
 
-use candle_core::DType;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
 use marquee::models::text_encoders::clip::{ClipConfig, ClipText};
 use marquee::models::text_encoders::t5::{T5Config, T5Encoder, bucket};
+use marquee::models::weights::{Probe, Weights};
 use serde_json::Value;
 
 use super::golden::{Goldens, folder, id_rows};
@@ -41,7 +44,7 @@ fn t5_equals_transformers() {
 }
 
 #[test]
-fn half_precision_stays_near_and_f16_does_not_overflow() {
+fn half_precision_stays_near() {
     let goldens = Goldens::open("stages");
     for case in goldens.cases("t5") {
         let component = goldens.component(&case, "encoder");
@@ -51,6 +54,36 @@ fn half_precision_stays_near_and_f16_does_not_overflow() {
             assert_eq!(out.dtype(), dtype);
             goldens.close(&case, "last_hidden_state", &out, bound);
         }
+    }
+}
+
+#[test]
+fn f16_sums_beyond_its_range_are_held_below_it() {
+    let config = r#"{"vocab_size":8,"d_model":8,"d_kv":4,"d_ff":8,"num_layers":2,"num_heads":2,"feed_forward_proj":"gated-gelu"}"#;
+    let config: T5Config = serde_json::from_str(config).unwrap();
+    let probe = Arc::new(Probe::default());
+    T5Encoder::new(&config, &Weights::probing(&probe)).unwrap();
+    // All ones but for the token table: the first attention adds 64 times `out` to its 60000, and 65504 is the end of f16.
+    let run = |out: f32| {
+        let map = probe
+            .expected()
+            .into_iter()
+            .map(|tensor| {
+                let value = match tensor.key.as_str() {
+                    "shared.weight" => 60000.0,
+                    key if key.ends_with("SelfAttention.o.weight") => out,
+                    _ => 1.0,
+                };
+                (tensor.key, Tensor::full(value, tensor.shape, &Device::Cpu).unwrap())
+            })
+            .collect();
+        let net = T5Encoder::new(&config, &Weights::from_map(map, DType::F16, &Device::Cpu)).unwrap();
+        let found = net.forward(&[vec![3, 5]]).unwrap().to_dtype(DType::F32).unwrap();
+        found.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    // Equal channels: the last norm gives ones, unless an infinity came through.
+    for out in [1.0, 200.0] {
+        assert_eq!(run(out), [1.0; 16], "attention output of {out}");
     }
 }
 

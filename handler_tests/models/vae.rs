@@ -37,6 +37,13 @@ fn half_precision_stays_near() {
             let decoded = net.decode(&latents).unwrap();
             assert_eq!(decoded.dtype(), dtype);
             goldens.close(&case, "decoded", &decoded, bound);
+            let posterior = net.encode(&goldens.input(&case, "pixels").to_dtype(dtype).unwrap()).unwrap();
+            goldens.close(&case, "mean", &posterior.mean, bound);
+            goldens.close(&case, "std", &posterior.std, bound);
+            let sample = posterior.sample(&mut Generator::new(7)).unwrap();
+            assert_eq!(sample.dtype(), dtype);
+            let tiled = net.decode_tiled(&latents).unwrap();
+            goldens.close(&case, "tiled_decoded", &tiled, bound);
         }
     }
 }

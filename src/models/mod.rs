@@ -7,6 +7,7 @@
 pub mod birefnet;
 pub mod checkpoint;
 pub mod flux;
+pub mod generate;
 pub mod image_processor;
 pub mod ops;
 pub mod parity;

@@ -185,7 +185,7 @@ impl StepModulation<'_> {
     }
 
     pub(super) fn single(&self, block: usize) -> Result<Adaptation> {
-        self.adaptation(&chunks::<3>(&of(&self.tables.single, block)?.get(self.index)?)?, 0)
+        adaptation(&chunks::<3>(&of(&self.tables.single, block)?.get(self.index)?)?, 0)
     }
 
     /// (shift, scale) before the last projection; stored the other way round.
@@ -196,17 +196,13 @@ impl StepModulation<'_> {
 
     fn stream(&self, table: &Tensor) -> Result<StreamAdaptation> {
         let parts = chunks::<6>(&table.get(self.index)?)?;
-        Ok(StreamAdaptation {
-            attention: self.adaptation(&parts, 0)?,
-            feed_forward: self.adaptation(&parts, 3)?,
-        })
+        Ok(StreamAdaptation { attention: adaptation(&parts, 0)?, feed_forward: adaptation(&parts, 3)? })
     }
+}
 
-    #[allow(clippy::unused_self)]
-    fn adaptation(&self, parts: &[Tensor], from: usize) -> Result<Adaptation> {
-        let part = |offset| of(parts, from + offset).cloned();
-        Ok(Adaptation { shift: part(0)?, scale: part(1)?, gate: part(2)? })
-    }
+fn adaptation(parts: &[Tensor], from: usize) -> Result<Adaptation> {
+    let part = |offset| of(parts, from + offset).cloned();
+    Ok(Adaptation { shift: part(0)?, scale: part(1)?, gate: part(2)? })
 }
 
 fn of<T>(list: &[T], index: usize) -> Result<&T> {

@@ -34,49 +34,51 @@ impl Generator {
 
     /// The values of `torch.randn(n, generator=self)`, in f32.
     pub fn normals(&mut self, n: usize) -> Vec<f32> {
+        self.draw(n, n)
+    }
+
+    /// `torch.randn(shape, generator=self, dtype=dtype)` moved to `device`.
+    ///
+    /// In bf16 and f16 torch >= 2.13 rounds f32 numbers, but takes no uniforms for an incomplete last block: the sequence
+    /// differs from f32's where the number of values is no multiple of 16.
+    ///
+    /// # Errors
+    /// What the device reports.
+    pub fn randn(&mut self, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
+        let shape = shape.into();
+        let n = shape.elem_count();
+        let values = match dtype {
+            DType::BF16 | DType::F16 => self.draw(n, n - n % BLOCK),
+            _ => self.draw(n, n),
+        };
+        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+    }
+
+    /// `n` normals, with uniforms for the first `filled` before those of the tail.
+    fn draw(&mut self, n: usize, filled: usize) -> Vec<f32> {
         if n < BLOCK {
             return (0..n).map(|_| self.small() as f32).collect();
         }
         let mut out = vec![0f32; n];
-        self.uniforms(&mut out);
-        let (blocks, _) = out.as_chunks_mut::<BLOCK>();
-        for block in blocks {
+        for value in &mut out[..filled] {
+            *value = self.uniform24();
+        }
+        for block in out.as_chunks_mut::<BLOCK>().0 {
             mathfun::box_muller(block);
         }
         if !n.is_multiple_of(BLOCK) {
             // torch redoes the last sixteen from fresh uniforms, whatever part of them was already filled.
             let mut tail = [0f32; BLOCK];
-            self.uniforms(&mut tail);
+            tail.fill_with(|| self.uniform24());
             mathfun::box_muller(&mut tail);
             out[n - BLOCK..].copy_from_slice(&tail);
         }
         out
     }
 
-    /// `torch.randn(shape, generator=self, dtype=dtype)` moved to `device`.
-    ///
-    /// For bf16 and f16 torch >= 2.13 rounds the f32 draw when the number of values is a multiple of 16 (every latent) or
-    /// below 16.
-    ///
-    /// # Errors
-    /// A half-precision draw of any other size, which torch fills by another rule; and what the device reports.
-    pub fn randn(&mut self, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-        let shape = shape.into();
-        let n = shape.elem_count();
-        if dtype != DType::F32 && n > BLOCK && !n.is_multiple_of(BLOCK) {
-            candle_core::bail!(
-                "randn: {n} values of {dtype:?} for shape {shape:?}: torch's sequence is reproduced in half precision \
-                 for multiples of {BLOCK} only; draw in f32 and convert"
-            );
-        }
-        Tensor::from_vec(self.normals(n), shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
-    }
-
-    /// Uniforms in [0, 1) with 24 bits, one 32-bit draw each.
-    fn uniforms(&mut self, out: &mut [f32]) {
-        for value in out {
-            *value = (self.engine.next() & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0);
-        }
+    /// A uniform in [0, 1) with 24 bits, from one 32-bit draw.
+    fn uniform24(&mut self) -> f32 {
+        (self.engine.next() & 0x00ff_ffff) as f32 * (1.0 / 16_777_216.0)
     }
 
     /// One normal in double precision, by pairs.

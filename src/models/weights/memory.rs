@@ -1,13 +1,14 @@
 //! Tensors in a map: tests, converters, and what a caller has computed.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::ops::Range;
 
 use candle_core::{Device, Error, Result, Tensor};
 
 use super::{Format, Loaded, Meta, Source};
 
-impl Source for HashMap<String, Tensor> {
+impl<S: BuildHasher + Send + Sync> Source for HashMap<String, Tensor, S> {
     fn meta(&self, key: &str) -> Option<Meta> {
         let tensor = self.get(key)?;
         Some(Meta { shape: tensor.dims().to_vec(), format: Format::Dense(tensor.dtype()) })
