@@ -1,3 +1,4 @@
+mod birefnet;
 mod checkpoint;
 mod device;
 mod engine;
