@@ -1,4 +1,5 @@
 mod checkpoint;
+mod conv;
 mod device;
 mod engine;
 mod flux;
