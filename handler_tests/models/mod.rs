@@ -1,5 +1,6 @@
 mod birefnet;
 mod checkpoint;
+mod conv;
 mod device;
 mod engine;
 mod flux;
