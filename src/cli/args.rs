@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "models")]
-use super::models::{CheckpointArgs, GenerateOptions, ModelCommand, ModelsOptions, ParityOptions};
+use super::models::{CheckpointArgs, GenerateArgs, ModelCommand, ModelsOptions, ParityOptions};
 use crate::config::{Config, LogLevel};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -59,9 +59,10 @@ enum SubArgs {
     Schema,
     /// Check fonts, configuration, endpoint and GPU, and say what to mend.
     Doctor,
-    /// Paint one picture with FLUX, to hold against the original.
+    /// Make one picture with one net, to hold against the original.
     #[cfg(feature = "models")]
-    Generate(GenerateOptions),
+    #[command(subcommand)]
+    Generate(GenerateArgs),
     /// Run goldens of the original and compare stage by stage.
     #[cfg(feature = "models")]
     Parity(ParityOptions),

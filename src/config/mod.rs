@@ -8,7 +8,7 @@ mod reader;
 mod runpod;
 mod sections;
 
-pub use models::{FluxSource, ModelConfig};
+pub use models::{FluxSource, ModelConfig, SdxlSource};
 pub use runpod::{FitnessConfig, LogLevel, RunPodConfig};
 pub use sections::{ApiConfig, BucketConfig, EngineConfig, WorkerConfig};
 

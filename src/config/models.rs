@@ -9,6 +9,10 @@ use super::reader::Reader;
 pub struct ModelConfig {
     /// FLUX.
     pub flux: FluxSource,
+    /// SDXL and its ControlNet.
+    pub sdxl: SdxlSource,
+    /// `SEGMENTATION_MODEL`: BiRefNet, a folder or a Hub id; default `ZhengPeng7/BiRefNet`.
+    pub segmentation: String,
     /// `DEVICE`: `cpu` (default), `cuda` or `cuda:N`.
     pub device: Option<String>,
     /// `DTYPE`: `f32`, `bf16` or `f16`; default bf16 on a card, f32 on a CPU.
@@ -29,6 +33,18 @@ pub struct FluxSource {
     pub vae: Option<String>,
 }
 
+/// The SDXL checkpoint.
+#[derive(Debug, Clone)]
+pub struct SdxlSource {
+    /// `SDXL_MODEL`: a folder, a single file or a Hub id; default `stabilityai/stable-diffusion-xl-base-1.0`.
+    pub model: String,
+    /// `SDXL_VAE`: takes the place of the model's VAE; default `madebyollin/sdxl-vae-fp16-fix` with the default model, else
+    /// the model's own.
+    pub vae: Option<String>,
+    /// `CONTROLNET_MODEL`: a folder, a file or a Hub id; default `diffusers/controlnet-canny-sdxl-1.0`.
+    pub controlnet: String,
+}
+
 #[cfg(feature = "models")]
 impl FluxSource {
     /// The files that take the place of the model's nets.
@@ -47,6 +63,10 @@ struct Raw {
     flux_transformer: Option<String>,
     flux_t5: Option<String>,
     flux_vae: Option<String>,
+    sdxl_model: Option<String>,
+    sdxl_vae: Option<String>,
+    controlnet_model: Option<String>,
+    segmentation_model: Option<String>,
     device: Option<String>,
     dtype: Option<String>,
 }
@@ -61,6 +81,19 @@ impl ModelConfig {
                 t5: raw.flux_t5,
                 vae: raw.flux_vae,
             },
+            sdxl: SdxlSource {
+                // The fix belongs to the base model's VAE; a fine-tune may ship its own.
+                vae: raw
+                    .sdxl_vae
+                    .or_else(|| raw.sdxl_model.is_none().then(|| "madebyollin/sdxl-vae-fp16-fix".to_owned())),
+                model: raw
+                    .sdxl_model
+                    .unwrap_or_else(|| "stabilityai/stable-diffusion-xl-base-1.0".to_owned()),
+                controlnet: raw
+                    .controlnet_model
+                    .unwrap_or_else(|| "diffusers/controlnet-canny-sdxl-1.0".to_owned()),
+            },
+            segmentation: raw.segmentation_model.unwrap_or_else(|| "ZhengPeng7/BiRefNet".to_owned()),
             device: raw.device,
             dtype: raw.dtype,
         }

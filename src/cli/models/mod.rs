@@ -7,7 +7,8 @@ mod generate;
 
 use std::path::Path;
 
-pub use args::{CheckpointArgs, GenerateOptions, ModelCommand, ModelsOptions, ParityOptions};
+pub use args::{CheckpointArgs, ModelCommand, ModelsOptions, ParityOptions, TinyFamily};
+pub use generate::GenerateArgs;
 
 use super::Exit;
 use crate::config::{Config, ModelConfig};
@@ -18,11 +19,16 @@ use crate::models::{parity, tiny};
 /// Runs a command on nets.
 pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
     let result = match options.command {
-        ModelCommand::Generate(options) => generate::generate(&config.models, &options),
+        ModelCommand::Generate(args) => generate::generate(&config.models, &args),
         ModelCommand::Parity(options) => compare(&config.models, &options.folder),
-        ModelCommand::Tiny { folder, schnell } => {
-            let family = if schnell { tiny::Family::Schnell } else { tiny::Family::Dev };
-            tiny::write(&folder, family).map(|()| Exit::Ok).map_err(|error| error.to_string())
+        ModelCommand::Tiny { folder, family } => {
+            let written = match family {
+                TinyFamily::FluxDev => tiny::write(&folder, tiny::Family::Dev),
+                TinyFamily::FluxSchnell => tiny::write(&folder, tiny::Family::Schnell),
+                TinyFamily::Sdxl => tiny::write_sdxl(&folder),
+                TinyFamily::SdxlControlnet => tiny::write_sdxl_controlnet(&folder),
+            };
+            written.map(|()| Exit::Ok).map_err(|error| error.to_string())
         }
         ModelCommand::Check { model } => check(&config.models, model),
     };
