@@ -100,3 +100,12 @@ fn statistics_live_in_the_users_cache_folder_unless_told_otherwise() {
         Some("/s.json")
     );
 }
+
+#[test]
+fn the_fixed_vae_comes_with_the_base_model_alone() {
+    let sdxl = read(&[]).unwrap().models.sdxl;
+    assert_eq!(sdxl.vae_of(&sdxl.model), Some("madebyollin/sdxl-vae-fp16-fix"));
+    assert_eq!(sdxl.vae_of("/models/fine-tune"), None);
+    let told = read(&[("SDXL_VAE", "/models/vae")]).unwrap().models.sdxl;
+    assert_eq!(told.vae_of("/models/fine-tune"), Some("/models/vae"));
+}

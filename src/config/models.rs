@@ -4,6 +4,8 @@ use serde::Deserialize;
 
 use super::reader::Reader;
 
+const SDXL_BASE: &str = "stabilityai/stable-diffusion-xl-base-1.0";
+
 /// Nets and their place. Words, not devices: a build without nets reads the same variables.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
@@ -38,11 +40,18 @@ pub struct FluxSource {
 pub struct SdxlSource {
     /// `SDXL_MODEL`: a folder, a single file or a Hub id; default `stabilityai/stable-diffusion-xl-base-1.0`.
     pub model: String,
-    /// `SDXL_VAE`: takes the place of the model's VAE; default `madebyollin/sdxl-vae-fp16-fix` with the default model, else
-    /// the model's own.
+    /// `SDXL_VAE`: takes the place of the model's VAE; see [`SdxlSource::vae_of`] for the default.
     pub vae: Option<String>,
     /// `CONTROLNET_MODEL`: a folder, a file or a Hub id; default `diffusers/controlnet-canny-sdxl-1.0`.
     pub controlnet: String,
+}
+
+impl SdxlSource {
+    /// The VAE that takes the place of `model`'s own: what is configured, else the fix of the base model's VAE, which
+    /// overflows in f16. A fine-tune may ship its own.
+    pub fn vae_of(&self, model: &str) -> Option<&str> {
+        self.vae.as_deref().or_else(|| (model == SDXL_BASE).then_some("madebyollin/sdxl-vae-fp16-fix"))
+    }
 }
 
 #[cfg(feature = "models")]
@@ -82,13 +91,8 @@ impl ModelConfig {
                 vae: raw.flux_vae,
             },
             sdxl: SdxlSource {
-                // The fix belongs to the base model's VAE; a fine-tune may ship its own.
-                vae: raw
-                    .sdxl_vae
-                    .or_else(|| raw.sdxl_model.is_none().then(|| "madebyollin/sdxl-vae-fp16-fix".to_owned())),
-                model: raw
-                    .sdxl_model
-                    .unwrap_or_else(|| "stabilityai/stable-diffusion-xl-base-1.0".to_owned()),
+                vae: raw.sdxl_vae,
+                model: raw.sdxl_model.unwrap_or_else(|| SDXL_BASE.to_owned()),
                 controlnet: raw
                     .controlnet_model
                     .unwrap_or_else(|| "diffusers/controlnet-canny-sdxl-1.0".to_owned()),

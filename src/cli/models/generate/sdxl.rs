@@ -118,7 +118,7 @@ fn load(
 ) -> Result<Pipeline, String> {
     let caches = Caches::from_vars(|name| std::env::var(name).ok());
     let model = options.model.as_deref().unwrap_or(&config.sdxl.model);
-    let vae = options.vae.as_deref().or(config.sdxl.vae.as_deref());
+    let vae = options.vae.as_deref().or_else(|| config.sdxl.vae_of(model));
     let checkpoint = SdxlCheckpoint::open(model, vae, &caches).map_err(|error| error.to_string())?;
     let net = controlnet.map(|net| SdxlControlNet::open(net, &caches)).transpose();
     let net = net.map_err(|error| error.to_string())?;
