@@ -24,7 +24,7 @@ COPY --from=runtime-files /usr/share/ca-certificates /usr/share/ca-certificates
 COPY --from=runtime-files /usr/share/fonts /usr/share/fonts
 COPY --from=build /usr/local/bin/marquee /usr/local/bin/marquee
 COPY examples /usr/share/marquee/examples
-RUN useradd --system --create-home --uid 10001 marquee
+RUN useradd --create-home --uid 10001 marquee
 USER 10001
 WORKDIR /home/marquee
 STOPSIGNAL SIGTERM
@@ -36,7 +36,7 @@ COPY --from=runtime-files /etc/ssl/certs /etc/ssl/certs
 COPY --from=runtime-files /usr/share/ca-certificates /usr/share/ca-certificates
 COPY --from=build /usr/local/bin/marquee /usr/local/bin/marquee
 COPY examples /usr/share/marquee/examples
-RUN useradd --system --create-home --uid 10001 marquee
+RUN useradd --create-home --uid 10001 marquee
 USER 10001
 WORKDIR /home/marquee
 STOPSIGNAL SIGTERM

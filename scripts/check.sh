@@ -18,5 +18,7 @@ if ! command -v cc >/dev/null; then
 fi
 
 cargo fmt --check
+# Without nets first: the worker must build and pass without candle.
 cargo clippy --locked --all-targets --features sim -- -D warnings
-cargo test --locked --features sim
+cargo clippy --locked --all-targets --features sim,models -- -D warnings
+cargo test --locked --features sim,models

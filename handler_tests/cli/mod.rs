@@ -1,6 +1,8 @@
 //! The program itself: modes, exit codes, signals, memory.
 
 mod commands;
+#[cfg(feature = "models")]
+mod models;
 mod modes;
 mod signals;
 mod soak;

@@ -19,7 +19,7 @@ fn every_example_is_right() {
     let mut names: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".json"))
+        .filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "json"))
         .collect();
     names.sort();
     assert_eq!(names, ["background_only.json", "korean.json", "summer_sale.json", "text_only.json"]);

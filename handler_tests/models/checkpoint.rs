@@ -283,6 +283,23 @@ fn files_cut_short_are_named_with_their_tensors() {
     std::fs::write(&gguf, &bytes[..bytes.len() / 2]).unwrap();
     let cut = marquee::models::weights::Gguf::open(&gguf).err().unwrap();
     assert!(cut.len() > 1 && cut.iter().all(|problem| problem.found.contains("cut short")), "{cut:?}");
+
+    // One tensor whose claimed sizes multiply past 64 bits: version 3, 1 tensor, no metadata, "w", 3 dimensions, F32.
+    let mut header = b"GGUF\x03\0\0\0".to_vec();
+    for number in [1u64, 0, 1] {
+        header.extend(number.to_le_bytes());
+    }
+    header.push(b'w');
+    header.extend(3u32.to_le_bytes());
+    for dim in [1u64 << 40, 1 << 40, 2] {
+        header.extend(dim.to_le_bytes());
+    }
+    header.extend(0u32.to_le_bytes());
+    header.extend(0u64.to_le_bytes());
+    std::fs::write(&gguf, header).unwrap();
+    let claimed = marquee::models::weights::Gguf::open(&gguf).err().unwrap();
+    assert_eq!(claimed.len(), 1, "{claimed:?}");
+    assert!(claimed[0].found.contains("cut short"), "{}", claimed[0]);
 }
 
 #[test]
@@ -309,6 +326,18 @@ fn a_folder_of_another_model_says_so() {
         error.contains("expected _class_name FluxTransformer2DModel, found UNet2DConditionModel"),
         "{error}"
     );
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_says_so() {
+    let nets = Nets::open();
+    let folder = tempfile::tempdir().unwrap();
+    nets.write(folder.path(), |_, _| {});
+    let mut config = nets.config("transformer").clone();
+    config["axes_dims_rope"] = serde_json::json!([4, 4, 4]);
+    std::fs::write(folder.path().join("transformer/config.json"), config.to_string()).unwrap();
+    let error = open(folder.path()).err().unwrap().to_string();
+    assert!(error.contains("axes_dims_rope [4, 4, 4]: expected even numbers that sum to"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,8 @@
+mod birefnet;
 mod checkpoint;
+mod conv;
 mod device;
+mod engine;
 mod flux;
 mod generate;
 mod golden;
@@ -8,6 +11,8 @@ mod model_folder;
 mod parity;
 mod rng;
 mod schedulers;
+mod sdxl;
+mod sdxl_checkpoint;
 mod text_encoders;
 mod tiny;
 mod tokenizers;

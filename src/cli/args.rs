@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "models")]
+use super::models::{CheckpointArgs, GenerateArgs, ModelCommand, ModelsOptions, ParityOptions};
 use crate::config::{Config, LogLevel};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -57,6 +59,17 @@ enum SubArgs {
     Schema,
     /// Check fonts, configuration, endpoint and GPU, and say what to mend.
     Doctor,
+    /// Make one picture with one net, to hold against the original.
+    #[cfg(feature = "models")]
+    #[command(subcommand)]
+    Generate(GenerateArgs),
+    /// Run goldens of the original and compare stage by stage.
+    #[cfg(feature = "models")]
+    Parity(ParityOptions),
+    /// Make or check checkpoints.
+    #[cfg(feature = "models")]
+    #[command(subcommand)]
+    Models(CheckpointArgs),
 }
 
 /// `marquee run`.
@@ -102,6 +115,9 @@ pub enum Command {
     Schema,
     /// Checks.
     Doctor,
+    /// Commands on nets.
+    #[cfg(feature = "models")]
+    Models(ModelsOptions),
 }
 
 fn parse_level(text: &str) -> Result<LogLevel, String> {
@@ -131,6 +147,16 @@ impl Args {
             Some(SubArgs::Serve(options)) => Command::Serve(options),
             Some(SubArgs::Schema) => Command::Schema,
             Some(SubArgs::Doctor) => Command::Doctor,
+            #[cfg(feature = "models")]
+            Some(SubArgs::Generate(options)) => {
+                Command::Models(ModelsOptions { command: ModelCommand::Generate(Box::new(options)) })
+            }
+            #[cfg(feature = "models")]
+            Some(SubArgs::Parity(options)) => {
+                Command::Models(ModelsOptions { command: ModelCommand::Parity(options) })
+            }
+            #[cfg(feature = "models")]
+            Some(SubArgs::Models(args)) => Command::Models(ModelsOptions { command: args.into() }),
             None if self.serve_api => {
                 Command::Serve(ServeOptions { host: self.api_host, port: self.api_port })
             }

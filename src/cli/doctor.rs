@@ -32,7 +32,7 @@ pub(super) async fn doctor(config: &Config) -> Exit {
     findings.push(fonts(config));
     findings.push(endpoint(config));
     findings.push(fitness(config).await);
-    findings.push(models());
+    findings.push(models(config));
     findings.push(statistics(config));
     findings.push(bucket(config));
     for Finding { level, subject, text } in &findings {
@@ -111,8 +111,28 @@ async fn fitness(config: &Config) -> Finding {
     }
 }
 
-fn models() -> Finding {
-    let text = "the real engine is not part of this version: jobs need \"test_mode\": true".to_owned();
+/// Opens the configured checkpoint and checks every tensor's name, shape and place; loads nothing.
+#[cfg(feature = "models")]
+fn models(config: &Config) -> Finding {
+    use crate::models::checkpoint::{Caches, FluxCheckpoint};
+
+    let subject = "models";
+    let place = match super::models::place(&config.models) {
+        Ok((target, dtype)) => format!("{target}, {dtype:?}"),
+        Err(error) => return Finding { level: Level::Bad, subject, text: error.to_string() },
+    };
+    let flux = &config.models.flux;
+    let caches = Caches::from_vars(|name| std::env::var(name).ok());
+    match FluxCheckpoint::open(&flux.model, &flux.replacements(), &caches) {
+        Ok(_) => Finding { level: Level::Ok, subject, text: format!("{} is complete; {place}", flux.model) },
+        // Test mode needs no models.
+        Err(error) => Finding { level: Level::Note, subject, text: error.to_string() },
+    }
+}
+
+#[cfg(not(feature = "models"))]
+fn models(_: &Config) -> Finding {
+    let text = "built without nets: jobs need \"test_mode\": true".to_owned();
     Finding { level: Level::Note, subject: "models", text }
 }
 

@@ -8,6 +8,8 @@ mod assemble;
 mod doctor;
 mod exit;
 mod local;
+#[cfg(feature = "models")]
+mod models;
 mod run;
 mod serve;
 mod signals;
@@ -27,7 +29,7 @@ pub fn init_log(command: &Command, config: &Config) {
             telemetry::init(config.runpod.log_level, json_lines, Destination::Stdout);
         }
         // Their standard output is their result; a bar and information lines would fight over the terminal.
-        Command::Run(_) | Command::Schema | Command::Doctor => {
+        _ => {
             let quiet = config.runpod.log_level.max(crate::config::LogLevel::Warn);
             telemetry::init(quiet, false, Destination::Stderr);
         }
@@ -46,5 +48,7 @@ pub async fn dispatch(command: Command, config: Config) -> Exit {
             Exit::Ok
         }
         Command::Doctor => doctor::doctor(&config).await,
+        #[cfg(feature = "models")]
+        Command::Models(options) => tokio::task::block_in_place(|| models::models(&config, options)),
     }
 }

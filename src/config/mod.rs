@@ -3,10 +3,12 @@
 //! Two stages: envy collects the raw strings of a section, then each is parsed and checked here, so that every problem
 //! of a configuration is reported at once ([`ConfigErrors`]) and tests never touch the process environment.
 
+mod models;
 mod reader;
 mod runpod;
 mod sections;
 
+pub use models::{FluxSource, ModelConfig, SdxlSource};
 pub use runpod::{FitnessConfig, LogLevel, RunPodConfig};
 pub use sections::{ApiConfig, BucketConfig, EngineConfig, WorkerConfig};
 
@@ -21,6 +23,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Pictures, fonts, memory policy.
     pub engine: EngineConfig,
+    /// Which nets, and where they run.
+    pub models: ModelConfig,
     /// Object storage (`BUCKET_*`); `None` if none is configured.
     pub bucket: Option<BucketConfig>,
     /// The local HTTP API (`MARQUEE_API_*`).
@@ -51,6 +55,7 @@ impl Config {
             runpod: RunPodConfig::read(&vars, &mut reader),
             worker: WorkerConfig::read(&vars, &mut reader),
             engine: EngineConfig::read(&vars, &mut reader),
+            models: ModelConfig::read(&vars, &mut reader),
             bucket: BucketConfig::read(&vars, &mut reader),
             api: ApiConfig::read(&vars, &mut reader),
         };

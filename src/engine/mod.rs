@@ -5,6 +5,8 @@
 
 mod ctx;
 pub mod dummy;
+#[cfg(feature = "models")]
+pub mod real;
 mod router;
 
 pub use ctx::Ctx;

@@ -6,12 +6,12 @@ use crate::input::Plan;
 /// Two engines behind one seam.
 pub struct Router {
     dummy: Box<dyn Engine>,
-    real: Option<Box<dyn Engine>>,
+    real: Result<Box<dyn Engine>, String>,
 }
 
 impl Router {
-    /// `real` is `None` in a build or on a machine without models.
-    pub fn new(dummy: Box<dyn Engine>, real: Option<Box<dyn Engine>>) -> Self {
+    /// `real` is the reason if this build has no nets or its device does not open; jobs that need them are told.
+    pub fn new(dummy: Box<dyn Engine>, real: Result<Box<dyn Engine>, String>) -> Self {
         Self { dummy, real }
     }
 }
@@ -20,12 +20,8 @@ impl Engine for Router {
     fn run(&mut self, plan: &Plan, ctx: &Ctx) -> Result<Artifacts, EngineError> {
         match &mut self.real {
             _ if plan.test_mode => self.dummy.run(plan, ctx),
-            Some(real) => real.run(plan, ctx),
-            None => Err(EngineError::Unavailable(
-                "this worker has no models (it was built for the worker and test mode only); send \"test_mode\": true, or \
-                 run a build with models"
-                    .to_owned(),
-            )),
+            Ok(real) => real.run(plan, ctx),
+            Err(reason) => Err(EngineError::Unavailable(format!("{reason}; or send \"test_mode\": true"))),
         }
     }
 }

@@ -128,6 +128,7 @@ pub struct Memory {
 ///
 /// # Errors
 /// [`DeviceError::Lost`].
+#[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "only a card can be lost"))]
 pub fn memory(device: &Device) -> Result<Option<Memory>, DeviceError> {
     match device {
         #[cfg(feature = "cuda")]

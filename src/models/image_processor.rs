@@ -15,10 +15,17 @@ use crate::imaging::resample::{self, Filter};
 /// # Errors
 /// A side of 0; no room on the device.
 pub fn picture_to_tensor(image: &DynamicImage, width: u32, height: u32, device: &Device) -> Result<Tensor> {
-    let rgb = resized(image, width, height)?.to_rgb8();
-    let pixels = unit(rgb.as_raw(), (height as usize, width as usize, 3), device)?;
     // (2 x) - 1, as diffusers; both in f32.
-    (pixels * 2.0)? - 1.0
+    (control_to_tensor(image, width, height, device)? * 2.0)? - 1.0
+}
+
+/// A picture as a ControlNet wants it: as [`picture_to_tensor`], but in [0, 1].
+///
+/// # Errors
+/// A side of 0; no room on the device.
+pub fn control_to_tensor(image: &DynamicImage, width: u32, height: u32, device: &Device) -> Result<Tensor> {
+    let rgb = resized(image, width, height)?.to_rgb8();
+    unit(rgb.as_raw(), (height as usize, width as usize, 3), device)
 }
 
 /// A mask: (1, 1, height, width) of 0 and 1, f32; 1 where the picture is to be painted anew. Lanczos to the size in the

@@ -4,6 +4,7 @@
 //! They must not know where a job came from, what else is on the device, or how long anything may stay there.
 //! Callers: the engine's steps, the command line's `generate` and `parity`.
 
+pub mod birefnet;
 pub mod checkpoint;
 pub mod device;
 pub mod flux;
@@ -13,6 +14,7 @@ pub mod ops;
 pub mod parity;
 pub mod rng;
 pub mod schedulers;
+pub mod sdxl;
 pub mod text_encoders;
 pub mod tiny;
 pub mod tokenizers;

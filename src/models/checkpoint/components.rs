@@ -115,7 +115,7 @@ impl FluxCheckpoint {
 }
 
 /// Keeps tensor problems for the common report; other errors end the search.
-fn gather<C>(
+pub(super) fn gather<C>(
     problems: &mut Vec<Problem>,
     opened: Result<(NetFiles<C>, Vec<Problem>), CheckpointError>,
 ) -> Result<Option<NetFiles<C>>, CheckpointError> {
@@ -132,7 +132,7 @@ fn gather<C>(
     }
 }
 
-type Opened<C> = Result<(NetFiles<C>, Vec<Problem>), CheckpointError>;
+pub(super) type Opened<C> = Result<(NetFiles<C>, Vec<Problem>), CheckpointError>;
 
 fn transformer(path: &Path) -> Opened<FluxConfig> {
     let source = single::open(path)?;
@@ -189,7 +189,7 @@ fn t5(path: &Path, base: &Path) -> Opened<T5Config> {
     Ok((NetFiles { config, source }, problems))
 }
 
-fn vae(path: &Path, base: &Path) -> Opened<VaeConfig> {
+pub(super) fn vae(path: &Path, base: &Path) -> Opened<VaeConfig> {
     let mut source = single::open(path)?;
     let config: VaeConfig = class(&config_of(path, base, "vae"), "AutoencoderKL")?;
     if bfl::is_vae(source.as_ref()) {
@@ -205,7 +205,7 @@ fn config_of(path: &Path, base: &Path, net: &str) -> PathBuf {
 }
 
 /// A configuration whose `_class_name`, if it has one, is `name`.
-fn class<T: DeserializeOwned>(path: &Path, name: &str) -> Result<T, CheckpointError> {
+pub(super) fn class<T: DeserializeOwned>(path: &Path, name: &str) -> Result<T, CheckpointError> {
     let value: serde_json::Value = single::json(path)?;
     if let Some(found) =
         value.get("_class_name").and_then(serde_json::Value::as_str).filter(|found| *found != name)
@@ -217,7 +217,7 @@ fn class<T: DeserializeOwned>(path: &Path, name: &str) -> Result<T, CheckpointEr
 }
 
 /// Runs a net's constructor on a probe and compares what it asked for with what is there.
-fn compare(
+pub(super) fn compare(
     path: &Path,
     source: &Arc<dyn Source>,
     extra: impl Fn(&str) -> bool,

@@ -3,15 +3,20 @@
 //! Knows file layouts and names; must not know steps, prompts or memory policy. Callers: the engine, `generate`.
 
 mod bfl;
+mod birefnet;
 mod check;
 mod components;
+mod ldm;
 mod locate;
+mod sdxl;
 mod single;
 mod t5_gguf;
 
+pub use birefnet::open_birefnet;
 pub use check::check;
 pub use components::{FluxCheckpoint, NetFiles, Replacements};
 pub use locate::{Caches, Location, locate};
+pub use sdxl::{SdxlCheckpoint, SdxlControlNet};
 
 use std::path::{Path, PathBuf};
 

@@ -33,9 +33,16 @@ impl Transformer {
     /// Reads from the root of a transformer's weights.
     ///
     /// # Errors
-    /// A tensor is missing or has another shape.
+    /// A tensor is missing or has another shape; rotary channels that do not make up a head.
     pub fn new(config: &FluxConfig, w: &Weights) -> Result<Self> {
         let inner = config.inner();
+        let axes = config.axes_dims_rope;
+        if axes.iter().sum::<usize>() != config.attention_head_dim || axes.iter().any(|dim| dim % 2 != 0) {
+            candle_core::bail!(
+                "axes_dims_rope {axes:?}: expected even numbers that sum to attention_head_dim {}",
+                config.attention_head_dim
+            );
+        }
         let double = |index: usize| DoubleBlock::new(config, &w.pp("transformer_blocks").pp(index));
         let single = |index: usize| SingleBlock::new(config, &w.pp("single_transformer_blocks").pp(index));
         Ok(Self {

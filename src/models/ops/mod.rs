@@ -6,12 +6,14 @@
 
 mod activation;
 mod attention;
+mod conv;
 mod linear;
 mod norm;
 mod rope;
 
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, quick_gelu, silu};
 pub use attention::attention;
+pub use conv::Conv;
 pub use linear::Linear;
 pub use norm::{group_norm, group_norm_silu, layer_norm, layer_norm_modulate, rms_norm};
 pub use rope::{RopeTable, rms_norm_rope};

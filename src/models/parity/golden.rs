@@ -161,6 +161,11 @@ impl Component {
 }
 
 impl Case {
+    /// All parameters at once.
+    pub(super) fn parameters<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.parameters.clone()).map_err(|error| miss(format!("parameters: {error}")))
+    }
+
     pub(super) fn number(&self, name: &str) -> Result<f64> {
         self.optional(name).ok_or_else(|| miss(format!("the case has no number {name}")))
     }

@@ -6,6 +6,7 @@
 mod golden;
 mod nets;
 mod pictures;
+mod sdxl;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -120,6 +121,8 @@ pub fn run(folder: &Path, device: &Device) -> Result<Table, ParityError> {
             "flow_match" => nets::flow_match(&golden, case),
             "euler" => nets::euler(&golden, case),
             "text_to_image" | "image_to_image" | "inpaint" => pictures::picture(&golden, case),
+            "sdxl_unet" => sdxl::nets(&golden, case),
+            "sdxl_text_to_image" | "sdxl_controlnet" => sdxl::picture(&golden, case),
             other => Err(golden::miss(format!("unknown kind {other:?}"))),
         };
         match found {

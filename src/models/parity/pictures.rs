@@ -12,13 +12,20 @@ use crate::models::flux::pipeline::{
 };
 use crate::models::flux::{Conditioner, FluxConfig, Transformer};
 use crate::models::schedulers::{FlowMatch, FlowMatchConfig};
+use crate::models::sdxl::pipeline as sdxl;
 use crate::models::text_encoders::clip::{ClipConfig, ClipText};
 use crate::models::text_encoders::t5::{T5Config, T5Encoder};
 use crate::models::vae::{Vae, VaeConfig};
 
 /// Keeps the latents after each step.
 #[derive(Default)]
-struct Recorder(Vec<Tensor>);
+pub(super) struct Recorder(pub(super) Vec<Tensor>);
+
+impl sdxl::Watch for Recorder {
+    fn step(&mut self, done: u32, total: u32, latents: &Tensor) -> ControlFlow<()> {
+        Watch::step(self, done, total, latents)
+    }
+}
 
 impl Watch for Recorder {
     fn step(&mut self, done: u32, _: u32, latents: &Tensor) -> ControlFlow<()> {
@@ -126,7 +133,7 @@ fn picture_in(golden: &Golden, case: &Case, role: &str) -> Result<Option<Dynamic
     if Golden::has(case, role) { decoded(&golden.input(case, role)?).map(Some) } else { Ok(None) }
 }
 
-fn bytes(picture: RgbImage) -> Result<Tensor> {
+pub(super) fn bytes(picture: RgbImage) -> Result<Tensor> {
     let shape = (picture.height() as usize, picture.width() as usize, 3);
     Tensor::from_vec(picture.into_raw(), shape, &Device::Cpu)
 }

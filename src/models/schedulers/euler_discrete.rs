@@ -198,6 +198,14 @@ pub struct EulerSchedule {
 }
 
 impl EulerSchedule {
+    /// The first latent, from `noise` of a standard deviation of 1.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn start(&self, noise: &Tensor) -> Result<Tensor> {
+        times(noise, self.init_noise_sigma)
+    }
+
     /// What the net is shown at step `index`: `sample / √(sigma² + 1)`.
     ///
     /// # Errors

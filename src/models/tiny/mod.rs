@@ -1,10 +1,11 @@
-//! A complete FLUX checkpoint of a few hundred kilobytes with random weights, in the layout of the published ones.
+//! Complete FLUX and SDXL checkpoints of a few hundred kilobytes with random weights, in the published layouts.
 //!
 //! It exists so that the real code path (locating, checking, loading, tokenisers, all nets, the sampler) runs in a second on
 //! a CPU, in tests, demonstrations and on a machine without the real files. Its pictures mean nothing. Owns
 //! sizes, layout and how weights are drawn; which tensors there are, it asks the nets themselves. Must not know
 //! how checkpoints are opened. Callers: the command line's `models tiny`, tests.
 
+mod sdxl;
 mod tokenizers;
 mod weights;
 
@@ -19,6 +20,8 @@ use crate::models::text_encoders::clip::{ClipConfig, ClipText};
 use crate::models::text_encoders::t5::{T5Config, T5Encoder};
 use crate::models::vae::{Vae, VaeConfig};
 use crate::models::weights::Weights;
+
+pub use sdxl::{write_sdxl, write_sdxl_controlnet};
 
 /// Which published model the tiny one is built like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

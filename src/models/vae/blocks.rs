@@ -3,8 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 
 use super::VaeConfig;
-use super::conv::Conv;
-use crate::models::ops::{self, Linear};
+use crate::models::ops::{self, Conv, Linear};
 use crate::models::weights::Weights;
 
 /// Of every norm in the autoencoder.

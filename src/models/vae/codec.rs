@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::VaeConfig;
 use super::blocks::{GroupNorm, Middle, Resnet};
-use super::conv::Conv;
+use crate::models::ops::Conv;
 use crate::models::weights::Weights;
 
 /// A level: residual blocks, then a change of size in all levels but the last.

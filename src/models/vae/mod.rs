@@ -9,16 +9,15 @@
 
 mod blocks;
 mod codec;
-mod conv;
 mod posterior;
 mod tiling;
 
 use candle_core::{DType, Result, Tensor};
 use serde::Deserialize;
 
+use crate::models::ops::Conv;
 use crate::models::weights::Weights;
 use codec::{Decoder, Encoder};
-use conv::Conv;
 
 pub use posterior::Posterior;
 

@@ -42,10 +42,12 @@ impl Gguf {
                 problems.push(Problem::new(path, key, expected, format!("{dims:?}")));
                 continue;
             }
-            let end = content
-                .tensor_data_offset
-                .saturating_add(info.offset)
-                .saturating_add(bytes(info, dims) as u64);
+            // Sizes are the file's claim: no product may wrap around.
+            let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
+            let bytes = elements.and_then(|count| (count / block).checked_mul(info.ggml_dtype.type_size()));
+            let start = content.tensor_data_offset.checked_add(info.offset);
+            let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes as u64));
+            let end = end.unwrap_or(u64::MAX);
             if end > size {
                 let found = format!("{size} bytes: the file was cut short");
                 problems.push(Problem::new(path, key, format!("a file of at least {end} bytes"), found));

@@ -1,0 +1,51 @@
+//! One block: attention inside windows, then a feed forward, each added to what came in.
+
+use candle_core::{Module, Result, Tensor};
+
+use super::Norm;
+use super::attention::WindowAttention;
+use super::window::Grid;
+use crate::models::ops::{self, Linear};
+use crate::models::weights::Weights;
+
+/// Odd blocks move the windows by half their edge.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    norm1: Norm,
+    attention: WindowAttention,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+    window: usize,
+    shift: usize,
+}
+
+impl Block {
+    pub(super) fn new(
+        channels: usize,
+        heads: usize,
+        window: usize,
+        shifted: bool,
+        w: &Weights,
+    ) -> Result<Self> {
+        let shift = if shifted { window / 2 } else { 0 };
+        Ok(Self {
+            norm1: Norm::new(channels, &w.pp("norm1"))?,
+            attention: WindowAttention::new(channels, heads, window, shift, &w.pp("attn"))?,
+            norm2: Norm::new(channels, &w.pp("norm2"))?,
+            fc1: w.pp("mlp.fc1").linear(channels, 4 * channels, true)?,
+            fc2: w.pp("mlp.fc2").linear(4 * channels, channels, true)?,
+            window,
+            shift,
+        })
+    }
+
+    /// `x` (batch, height, width, channels), any size.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let grid = Grid::new(x, self.window, self.shift)?;
+        let attended = self.attention.forward(&grid.cut(&self.norm1.forward(x)?)?)?;
+        let x = (x + grid.join(&attended)?)?;
+        let inner = ops::gelu_erf(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        x + self.fc2.forward(&inner)?
+    }
+}

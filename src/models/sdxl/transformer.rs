@@ -1,0 +1,136 @@
+//! Attention over all positions of a level, and to the prompt.
+
+use candle_core::{D, Module, Result, Tensor};
+
+use super::resnet::GroupNorm;
+use crate::models::ops::{self, Linear};
+use crate::models::weights::Weights;
+
+/// Of the group norm before a transformer.
+const GROUP_EPS: f64 = 1e-6;
+/// Of the layer norms inside.
+const LAYER_EPS: f64 = 1e-5;
+
+#[derive(Debug, Clone)]
+struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl LayerNorm {
+    fn new(channels: usize, w: &Weights) -> Result<Self> {
+        Ok(Self { weight: w.get(channels, "weight")?, bias: w.get(channels, "bias")? })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, Some((&self.weight, &self.bias)), LAYER_EPS)
+    }
+}
+
+/// Splits the last dimension's `index`-th `width` channels into heads.
+fn heads(x: &Tensor, index: usize, width: usize, heads: usize) -> Result<Tensor> {
+    let (batch, tokens, _) = x.dims3()?;
+    x.narrow(D::Minus1, index * width, width)?.reshape((batch, tokens, heads, width / heads))
+}
+
+fn attend(q: &Tensor, k: &Tensor, v: &Tensor, out: &Linear) -> Result<Tensor> {
+    let (batch, tokens, heads, dim) = q.dims4()?;
+    let mixed = ops::attention(q, k, v, 1.0 / (dim as f64).sqrt(), None)?;
+    out.forward(&mixed.reshape((batch, tokens, heads * dim))?)
+}
+
+/// Self-attention, attention to the text, gated feed forward.
+#[derive(Debug, Clone)]
+struct Block {
+    norm1: LayerNorm,
+    qkv: Linear,
+    out1: Linear,
+    norm2: LayerNorm,
+    q: Linear,
+    kv: Linear,
+    out2: Linear,
+    norm3: LayerNorm,
+    value_and_gate: Linear,
+    down: Linear,
+    channels: usize,
+    heads: usize,
+}
+
+impl Block {
+    fn new(channels: usize, heads: usize, text: usize, w: &Weights) -> Result<Self> {
+        let (own, cross) = (w.pp("attn1"), w.pp("attn2"));
+        let out = |w: &Weights| w.pp("to_out.0").linear(channels, channels, true);
+        let inner = 4 * channels;
+        Ok(Self {
+            norm1: LayerNorm::new(channels, &w.pp("norm1"))?,
+            qkv: own.fused_linear(
+                channels,
+                &[("to_q", channels), ("to_k", channels), ("to_v", channels)],
+                false,
+            )?,
+            out1: out(&own)?,
+            norm2: LayerNorm::new(channels, &w.pp("norm2"))?,
+            q: cross.pp("to_q").linear(channels, channels, false)?,
+            kv: cross.fused_linear(text, &[("to_k", channels), ("to_v", channels)], false)?,
+            out2: out(&cross)?,
+            norm3: LayerNorm::new(channels, &w.pp("norm3"))?,
+            value_and_gate: w.pp("ff.net.0.proj").linear(channels, 2 * inner, true)?,
+            down: w.pp("ff.net.2").linear(inner, channels, true)?,
+            channels,
+            heads,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let split = |x: &Tensor, index| heads(x, index, self.channels, self.heads);
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
+        let x = (x + attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?)?;
+        let q = self.q.forward(&self.norm2.forward(&x)?)?;
+        let kv = self.kv.forward(text)?;
+        let x = (&x + attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?)?;
+        let both = self.value_and_gate.forward(&self.norm3.forward(&x)?)?;
+        let inner = both.dim(D::Minus1)? / 2;
+        let gate = ops::gelu_erf(&both.narrow(D::Minus1, inner, inner)?.contiguous()?)?;
+        x + self.down.forward(&(both.narrow(D::Minus1, 0, inner)? * gate)?)?
+    }
+}
+
+/// Positions as tokens through some blocks, added to what came in.
+#[derive(Debug, Clone)]
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    proj_in: Linear,
+    blocks: Vec<Block>,
+    proj_out: Linear,
+}
+
+impl Transformer {
+    /// `text` is the channels of a text token.
+    pub(super) fn new(
+        channels: usize,
+        (layers, heads): (usize, usize),
+        text: usize,
+        groups: usize,
+        w: &Weights,
+    ) -> Result<Self> {
+        let block = |index: usize| Block::new(channels, heads, text, &w.pp("transformer_blocks").pp(index));
+        Ok(Self {
+            norm: GroupNorm::new(channels, groups, GROUP_EPS, &w.pp("norm"))?,
+            proj_in: w.pp("proj_in").linear(channels, channels, true)?,
+            blocks: (0..layers).map(block).collect::<Result<_>>()?,
+            proj_out: w.pp("proj_out").linear(channels, channels, true)?,
+        })
+    }
+
+    /// `x` (batch, channels, height, width), `text` (batch, words, text channels).
+    pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+        let (batch, channels, height, width) = x.dims4()?;
+        let tokens =
+            self.norm.plain(x)?.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()?;
+        let mut tokens = self.proj_in.forward(&tokens)?;
+        for block in &self.blocks {
+            tokens = block.forward(&tokens, text)?;
+        }
+        self.proj_out.forward(&tokens)?.transpose(1, 2)?.reshape((batch, channels, height, width))? + x
+    }
+}
