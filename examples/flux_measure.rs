@@ -4,8 +4,8 @@
 //! cargo run --release --features cuda --example flux_measure -- MODEL REQUEST.safetensors RESULT.safetensors
 //! ```
 //!
-//! `REQUEST` holds `clip_ids` and `t5_ids` (1, tokens), `prompt_embeds` (1, words, channels) and `pooled` (1, channels),
-//! and in its metadata `width`, `height`, `steps`, `guidance` and `seed`. One prediction is made from `prompt_embeds` and
+//! `REQUEST` holds `clip_ids` and `t5_ids` (1, tokens), `prompt_embeds` (1, words, channels), `pooled` (1, channels) and
+//! the packed `latents` to start from, and in its metadata `width`, `height`, `steps`, `guidance` and `seed`. One prediction is made from `prompt_embeds` and
 //! `pooled`, so that it differs from another program's by the transformer alone; the picture is made from the ids.
 //! `RESULT` gets `prompt_embeds`, `pooled`, `noise`, `prediction`, `latents` and `image`; the times are printed as JSON.
 //! `DEVICE` and `DTYPE` as everywhere. `scripts/gpu/compare_flux.py` calls this.
@@ -78,8 +78,10 @@ fn main() -> Outcome<()> {
     clock.lap("load_vae", &device)?;
 
     let scheduler = FlowMatch::new(checkpoint.scheduler.clone())?;
-    let prepared = prepare(&vae, &scheduler, &request.settings, &Start::Noise, dtype, &device)?;
+    let mut prepared = prepare(&vae, &scheduler, &request.settings, &Start::Noise, dtype, &device)?;
     out.insert("noise", prepared.latents.clone());
+    // A rounded draw differs from an exact one by as much as a whole bf16 prediction errs.
+    prepared.latents = request.latents.to_dtype(dtype)?;
     let (embeds, pooled) = (request.prompt_embeds.to_dtype(dtype)?, request.pooled.to_dtype(dtype)?);
     let modulation = conditioner.precompute(&prepared.timesteps()[..1], request.guidance, &pooled)?;
     let rope = transformer.rope(embeds.dim(1)?, prepared.rows, prepared.columns, &device)?;
@@ -125,6 +127,7 @@ struct Request {
     t5_ids: Vec<Vec<u32>>,
     prompt_embeds: Tensor,
     pooled: Tensor,
+    latents: Tensor,
     guidance: f32,
     settings: Settings,
 }
@@ -147,6 +150,7 @@ impl Request {
             t5_ids: ids("t5_ids")?,
             prompt_embeds: tensor("prompt_embeds")?.to_device(device)?,
             pooled: tensor("pooled")?.to_device(device)?,
+            latents: tensor("latents")?.to_device(device)?,
             guidance: field("guidance")?.parse()?,
             settings: Settings {
                 width: field("width")?.parse()?,

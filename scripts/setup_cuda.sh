@@ -39,7 +39,7 @@ done
 
 toolkit="$root/toolkit"
 # Names what the folder was made from: another list of wheels, or another version of this script, makes it anew.
-recipe="$(cat "${BASH_SOURCE[0]}" | sha256sum | cut -d' ' -f1)"
+recipe="$(sha256sum <"${BASH_SOURCE[0]}" | cut -d' ' -f1)"
 
 if [[ "$(cat "$root/complete" 2>/dev/null || true)" != "$recipe" ]]; then
     mkdir -p "$root"
@@ -91,6 +91,6 @@ for variable in CUDA_HOME CUDA_PATH CUDA_ROOT CUDA_TOOLKIT_ROOT_DIR; do
 done
 printf 'export CUDA_COMPUTE_CAP=%q\n' "$capability"
 printf 'export PATH=%q:"$PATH"\n' "$toolkit/bin"
-# Appended, not replaced: a caller's own flags stay. Twice the same -L does no harm but would rebuild everything.
-printf 'case " ${RUSTFLAGS:-} " in *" -L "%q" "*) ;; *) export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-L %s" ;; esac\n' \
-    "$toolkit/lib64" "$toolkit/lib64"
+# gcc looks here when it links; cudarc's build script names the same folder. RUSTFLAGS would do as well, but cargo builds
+# every crate anew when they change, the CPU build's among them.
+printf 'export LIBRARY_PATH=%q${LIBRARY_PATH:+:$LIBRARY_PATH}\n' "$toolkit/lib64"

@@ -63,6 +63,8 @@ def scale_and_shift(key, shape):
         return (0.1, 1.0) if norm else (0.02, 0.0)
     if "norm" in key and ".linear." in key:  # adaLN: shifts, scales and gates of a few tenths
         return 0.3 * unit, 0.0
+    if key.endswith("SelfAttention.q.weight"):  # T5 does not divide its scores by the root of the head's 64 channels
+        return unit / 8, 0.0
     if "relative_attention_bias" in key:
         return 0.5, 0.0
     if key.endswith(("shared.weight",)):
