@@ -402,3 +402,27 @@ fn what_is_encoded_decodes_to_the_same_pixels() {
         assert!(error < 6.0, "mean error {error}");
     }
 }
+
+#[test]
+fn a_foreground_that_hides_the_text_is_named() {
+    let mut plan = plan();
+    (plan.start, plan.background, plan.text) = (Step::Composition, None, None);
+    // A bright disc over a dark scene, just where the text goes.
+    plan.step1_image = Some(RgbImage::from_fn(SIDE, SIDE, |x, y| {
+        let (dx, dy) = (x.abs_diff(SIDE / 2), y.abs_diff(SIDE / 2));
+        if dx * dx + dy * dy < 80 * 80 { Rgb([235, 225, 190]) } else { Rgb([24, 22, 40]) }
+    }));
+    plan.step2_image = Some(RgbaImage::from_fn(SIDE, SIDE, |x, y| {
+        let inside = x.abs_diff(SIDE / 2) < 40 && y.abs_diff(SIDE / 2) < 20;
+        if inside { Rgba([220, 10, 20, 255]) } else { Rgba([0; 4]) }
+    }));
+    if let Some(composition) = &mut plan.composition {
+        (composition.mode, composition.position) = (CompositionMode::Behind, TextPosition::Center);
+    }
+    let made = engine().run(&plan, &Ctx::detached()).unwrap();
+    assert!(
+        made.warnings.iter().any(|warning| warning.contains("of the text; another text_position")),
+        "{:?}",
+        made.warnings
+    );
+}

@@ -19,6 +19,8 @@ const MARGIN: f32 = 28.0;
 const REACH: f32 = 150.0;
 /// Foreground below this mean (of 255) is nothing that a text could stand behind.
 const LEAST_FOREGROUND: f64 = 2.0;
+/// Share of the text that the foreground may hide without a word: a phrase that cannot be read advertises nothing.
+const MOST_HIDDEN: f64 = 0.3;
 
 /// How a mode treats the text.
 struct Look {
@@ -70,15 +72,35 @@ pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> 
     let (x, y) = (text_box.x0.saturating_sub(reach), text_box.y0.saturating_sub(reach));
     let columns = (text_box.x1 + reach).min(width) - x;
     let rows = (text_box.y1 + reach).min(height) - y;
+    let text = imageops::crop_imm(text, x, y, columns, rows).to_image();
+    let foreground = foreground.map(|mask| imageops::crop_imm(&mask, x, y, columns, rows).to_image());
+    let hidden = foreground.as_ref().map_or(0.0, |mask| hidden_share(mask, &text));
+    if hidden > MOST_HIDDEN {
+        warning = Some(format!(
+            "composition_mode behind: the foreground hides {:.0} % of the text; another text_position may leave it readable",
+            hidden * 100.0
+        ));
+    }
     let region = merge_region(
         &imageops::crop_imm(background, x, y, columns, rows).to_image(),
-        &imageops::crop_imm(text, x, y, columns, rows).to_image(),
-        foreground.map(|mask| imageops::crop_imm(&mask, x, y, columns, rows).to_image()).as_ref(),
+        &text,
+        foreground.as_ref(),
         &Look::of(mode),
         unit,
     );
     imageops::replace(&mut out, &region, i64::from(x), i64::from(y));
     (out, warning)
+}
+
+/// Share of `text`'s opacity that lies under `foreground`, 0 to 1.
+fn hidden_share(foreground: &GrayImage, text: &RgbaImage) -> f64 {
+    let (mut hidden, mut all) = (0.0, 0.0);
+    for (front, pixel) in foreground.iter().zip(text.pixels()) {
+        let opacity = f64::from(pixel.0[3]);
+        hidden += opacity * f64::from(*front) / 255.0;
+        all += opacity;
+    }
+    if all > 0.0 { hidden / all } else { 0.0 }
 }
 
 /// The merge proper, on a part that holds everything the text touches.

@@ -68,7 +68,10 @@ impl Shore {
         let glow = 0.0035 / (distance + 0.006) + 0.05 / (distance + 0.22);
         // Flat clouds, thinner towards the zenith.
         let stretch = 1.6 + 3.0 * (1.0 - rise);
-        let cover = self.clouds.layered(at.u * 2.2 + 3.0, at.v * 2.2 * stretch, 4);
+        // Bent, or the noise's lattice shows as upright edges where the clouds are wide.
+        let bend = self.waves.layered(at.u * 3.1 + 7.0, at.v * 3.7 + 2.0, 3) - 0.5;
+        let (u, v) = (at.u + 0.34 * bend, at.v + 0.22 * bend);
+        let cover = self.clouds.layered(u * 2.2 + 3.0, v * 2.2 * stretch, 4);
         let cloud = smoothstep(0.53, 0.78, cover) * 0.75 * (1.0 - 0.55 * rise);
         light = lerp3(light, self.palette[2], cloud);
         std::array::from_fn(|c| light[c] + self.sun[c] * glow)
