@@ -1,6 +1,6 @@
 //! The seam behind which pictures are made.
 //!
-//! An engine is synchronous, lives on one OS thread of its own ([`crate::worker::executor`]) and knows nothing of jobs
+//! An engine is synchronous, lives on one OS thread of its own ([`crate::worker::Executor`]) and knows nothing of jobs
 //! or networks. [`Ctx`] is its only way out.
 
 mod ctx;
