@@ -5,11 +5,12 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use marquee::engine::EngineError;
-use marquee::job::{FailureKind, StopReason};
+use marquee::job::{Envelope, FailureKind, StopReason};
 use marquee::progress::SubStep;
-use marquee::source::Taken;
+use marquee::source::{JobSource, Taken};
 use marquee::worker::End;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::fakes::{RecordingSink, ScriptedSource, Told, job, painted, rig, run_all};
@@ -132,18 +133,32 @@ async fn an_engine_that_ignores_its_stop_is_hung_and_the_worker_is_replaced() {
 
 #[tokio::test]
 async fn stopped_before_its_turn_a_job_never_reaches_the_engine() {
+    /// Gives the second job only once the first is on the engine: either could get there first otherwise.
+    struct InTurn(Option<Envelope>, Option<Envelope>, Arc<Notify>);
+    #[async_trait::async_trait]
+    impl JobSource for InTurn {
+        async fn take(&mut self, _: usize, _: bool, _: &CancellationToken) -> Taken {
+            if let Some(first) = self.0.take() {
+                return Taken::Jobs(vec![first]);
+            }
+            let Some(second) = self.1.take() else { return Taken::Exhausted };
+            self.2.notified().await;
+            Taken::Jobs(vec![second])
+        }
+    }
     let (first, second) = (RecordingSink::new(), RecordingSink::new());
     let stopped = job("b", &second);
     let pull = stopped.stop.clone();
-    let runs = Arc::new(AtomicUsize::new(0));
-    let count = runs.clone();
-    // While the first job holds the engine, the second is stopped.
+    let (started, runs) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (began, count) = (started.clone(), runs.clone());
     let rig = rig(&[("MARQUEE_CONCURRENCY", "2")], move |plan, _| {
         count.fetch_add(1, Ordering::SeqCst);
         pull.stop(StopReason::Requested);
+        began.notify_one();
         Ok(painted(plan))
     });
-    run_all(rig, vec![job("a", &first), stopped]).await;
+    let source = InTurn(Some(job("a", &first)), Some(stopped), started);
+    rig.worker.run(Box::new(source), CancellationToken::new()).await;
     assert_eq!(second.delivered().as_deref(), Some("stopped"));
     assert_eq!(first.delivered().as_deref(), Some("completed"));
     assert_eq!(runs.load(Ordering::SeqCst), 1);
