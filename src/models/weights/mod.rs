@@ -170,6 +170,19 @@ impl Weights {
         }
     }
 
+    /// A convolution's kernel `name`, (outputs, inputs, height, width). On a card its memory is channels last (outputs,
+    /// height, width, inputs), which is what the fast kernels read; indices mean the same.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn get_kernel(&self, shape: (usize, usize, usize, usize), name: &str) -> Result<Tensor> {
+        let kernel = self.get(shape, name)?;
+        if kernel.device().is_cpu() {
+            return Ok(kernel);
+        }
+        kernel.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))
+    }
+
     /// `y = x Wᵀ (+ b)` from `weight` (out, in) and `bias` (out) right below the prefix. Quantised weights stay so.
     ///
     /// # Errors
