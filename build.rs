@@ -46,6 +46,8 @@ mod cuda {
         archive.cpp(true).objects(objects).try_compile("marquee_cuda")?;
         println!("cargo::rustc-link-search=native={}", toolkit.join("lib64").display());
         println!("cargo::rustc-link-lib=dylib=cublasLt");
+        // cuDNN's frontend names it in an engine that is never chosen here; candle links it anyway.
+        println!("cargo::rustc-link-lib=dylib=nvrtc");
         // The kernels' launcher; static, so that it is of the version that nvcc was.
         println!("cargo::rustc-link-lib=static=cudart_static");
         for library in ["rt", "dl", "pthread"] {

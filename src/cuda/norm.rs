@@ -1,7 +1,7 @@
 //! Sums and normalisations of rows: `kernels/norm.cu` on tensors. Functions give `None` for tensors that they do not take
 //! (not on a card, other formats, rows that are no multiple of 16 bytes). Callers: `models::ops`.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 use std::ptr;
 
 use candle_core::{DType, Result, Tensor};
@@ -36,11 +36,11 @@ pub enum Form<'a> {
 impl<'a> Form<'a> {
     fn number(self) -> c_int {
         match self {
-            Self::Layer => 1,
+            Self::Layer => 0,
+            Self::Affine { .. } => 1,
             Self::Modulate { .. } => 2,
-            Self::Affine { .. } => 3,
-            Self::Rms(_) => 4,
-            Self::T5(_) => 5,
+            Self::Rms(_) => 3,
+            Self::T5(_) => 4,
         }
     }
 
@@ -59,28 +59,34 @@ impl<'a> Form<'a> {
     }
 }
 
+/// As in `norm.cu`.
+#[repr(C)]
+struct Arguments {
+    x: Address,
+    y: Address,
+    gate: Address,
+    sum: Address,
+    first: Address,
+    second: Address,
+    out: Address,
+    x_row: i64,
+    y_row: i64,
+    gate_row: i64,
+    sum_row: i64,
+    batch_row: i64,
+    out_row: i64,
+    rows: i64,
+    tokens: i64,
+    channels: i64,
+    eps: f32,
+    kind: c_int,
+    format: c_int,
+}
+
 #[allow(unsafe_code)]
 unsafe extern "C" {
-    fn marquee_residual_norm(
-        x: *const c_void,
-        x_row: i64,
-        y: *const c_void,
-        y_row: i64,
-        gate: *const c_void,
-        sum: *mut c_void,
-        sum_row: i64,
-        out: *mut c_void,
-        out_row: i64,
-        first: *const c_void,
-        second: *const c_void,
-        rows: i64,
-        columns: i64,
-        eps: f32,
-        clip: c_int,
-        form: c_int,
-        format: c_int,
-        stream: Stream,
-    ) -> c_int;
+    fn marquee_norm(arguments: *const Arguments, stream: Stream) -> c_int;
+    fn marquee_residual(arguments: *const Arguments, stream: Stream) -> c_int;
 }
 
 /// `norm(x)`.
@@ -169,35 +175,42 @@ fn run(
     let out_view = out.as_ref().map(View::of).transpose()?;
     for block in 0..batch {
         let at = |view: &View<'_>, distance: usize| launch::advance(view.address, block * distance, x.dtype());
-        let written = |view: &Option<View<'_>>| {
-            view.as_ref().map_or(ptr::null_mut(), |view| at(view, rows * columns))
+        let written =
+            |view: &Option<View<'_>>| view.as_ref().map_or(ptr::null_mut(), |view| at(view, rows * columns));
+        let y_at = y.as_ref().map_or(ptr::null_mut(), |(view, lie)| at(view, lie.block_distance));
+        let arguments = Arguments {
+            x: at(&from, x_rows.block_distance),
+            y: y_at,
+            gate: gate.at(block),
+            sum: written(&sum_view),
+            first: first.at(block),
+            second: second.at(block),
+            // A bare residual's sum is its output.
+            out: written(if form.is_some() { &out_view } else { &sum_view }),
+            x_row: x_rows.distance as i64,
+            y_row: y.as_ref().map_or(0, |(_, lie)| lie.distance as i64),
+            gate_row: 0,
+            sum_row: columns as i64,
+            batch_row: 0,
+            out_row: columns as i64,
+            rows: rows as i64,
+            tokens: rows as i64,
+            channels: columns as i64,
+            eps: if form.is_some() { eps as f32 } else { f32::INFINITY },
+            kind: form.map_or(0, Form::number),
+            format,
         };
         // SAFETY: x and y have `rows` of `columns` numbers at these distances in each block, checked above; sum and out are
         // contiguous of x's shape; weights have `columns` numbers. The stream is theirs, and they outlive the launch in
         // its order.
         let code = unsafe {
-            marquee_residual_norm(
-                at(&from, x_rows.block_distance),
-                x_rows.distance as i64,
-                y.as_ref().map_or(ptr::null_mut(), |(view, lie)| at(view, lie.block_distance)),
-                y.as_ref().map_or(0, |(_, lie)| lie.distance as i64),
-                gate.at(block),
-                written(&sum_view),
-                columns as i64,
-                written(&out_view),
-                columns as i64,
-                first.at(block),
-                second.at(block),
-                rows as i64,
-                columns as i64,
-                eps as f32,
-                0,
-                form.map_or(0, Form::number),
-                format,
-                from.stream(),
-            )
+            if form.is_some() {
+                marquee_norm(&raw const arguments, from.stream())
+            } else {
+                marquee_residual(&raw const arguments, from.stream())
+            }
         };
-        launch::check("marquee_residual_norm", code)?;
+        launch::check("marquee_norm", code)?;
     }
     drop((sum_view, out_view));
     Ok(Some([sum, out]))
