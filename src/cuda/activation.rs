@@ -52,7 +52,9 @@ unsafe extern "C" {
 /// # Errors
 /// No room on the card, or the card failed.
 pub fn activate(x: &Tensor, formula: Formula) -> Result<Option<Tensor>> {
-    let Some(card) = launch::card(x.device()) else { return Ok(None) };
+    let (Some(card), Some(_)) = (launch::card(x.device()), launch::format(x.dtype())) else {
+        return Ok(None);
+    };
     let y = launch::empty(x.shape(), x.dtype(), card)?;
     Ok(activate_into(x, formula, &y)?.then_some(y))
 }

@@ -128,9 +128,8 @@ pub fn attention_into(
     let [q, k, v, o] = &views;
     let bias_address = bias.as_ref().map_or(ptr::null_mut(), |view| view.address);
     // SAFETY: the arguments' shape and distances are the tensors' own, checked above; preparing reads no tensor.
-    let refused = unsafe {
-        marquee_attention_prepare(&raw const arguments, c_int::from(bias.is_some()), q.stream())
-    };
+    let refused =
+        unsafe { marquee_attention_prepare(&raw const arguments, c_int::from(bias.is_some()), q.stream()) };
     if let Err(reason) = launch::check("marquee_attention_prepare", refused) {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| tracing::warn!(%reason, "attention goes a slower way on this card"));
@@ -155,7 +154,8 @@ pub fn attention_into(
 /// Distances of batches, tokens and heads; `None` unless channels are adjacent and rows begin at multiples of 16 bytes.
 fn token_strides(layout: &Layout) -> Option<[i64; 3]> {
     let &[batch, tokens, heads, 1] = layout.stride() else { return None };
-    [batch, tokens, heads].iter().all(|stride| stride.is_multiple_of(8)).then(|| {
-        [batch, tokens, heads].map(|stride| stride as i64)
-    })
+    [batch, tokens, heads]
+        .iter()
+        .all(|stride| stride.is_multiple_of(8))
+        .then(|| [batch, tokens, heads].map(|stride| stride as i64))
 }

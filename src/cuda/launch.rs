@@ -181,7 +181,9 @@ impl Rows {
         let mut merged: Vec<(usize, usize)> = Vec::with_capacity(2);
         for (&dim, &stride) in dims.iter().zip(strides).filter(|&(&dim, _)| dim != 1) {
             match merged.last_mut() {
-                Some((count, distance)) if *distance == dim * stride => (*count, *distance) = (*count * dim, stride),
+                Some((count, distance)) if *distance == dim * stride => {
+                    (*count, *distance) = (*count * dim, stride)
+                }
                 _ => merged.push((dim, stride)),
             }
         }

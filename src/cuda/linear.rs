@@ -104,7 +104,9 @@ pub fn linear_into(
         || w_rows.rows != y_rows.columns
         || x_rows.blocks != y_rows.blocks
         || !(from.packed(&x_rows) && by.packed(&w_rows) && to.packed(&y_rows))
-        || bias.as_ref().is_some_and(|bias| !bias.aligned(16) || bias.layout.shape().elem_count() != w_rows.rows)
+        || bias
+            .as_ref()
+            .is_some_and(|bias| !bias.aligned(16) || bias.layout.shape().elem_count() != w_rows.rows)
     {
         return Ok(false);
     }

@@ -174,7 +174,8 @@ fn run(
     let sum_view = sum.as_ref().map(View::of).transpose()?;
     let out_view = out.as_ref().map(View::of).transpose()?;
     for block in 0..batch {
-        let at = |view: &View<'_>, distance: usize| launch::advance(view.address, block * distance, x.dtype());
+        let at =
+            |view: &View<'_>, distance: usize| launch::advance(view.address, block * distance, x.dtype());
         let written =
             |view: &Option<View<'_>>| view.as_ref().map_or(ptr::null_mut(), |view| at(view, rows * columns));
         let y_at = y.as_ref().map_or(ptr::null_mut(), |(view, lie)| at(view, lie.block_distance));
@@ -217,7 +218,11 @@ fn run(
 }
 
 fn cut(lie: Rows, rows: usize, blocks: usize) -> Option<Rows> {
-    if lie.blocks == blocks && lie.rows == rows { Some(lie) } else { lie.split(rows).filter(|lie| lie.blocks == blocks) }
+    if lie.blocks == blocks && lie.rows == rows {
+        Some(lie)
+    } else {
+        lie.split(rows).filter(|lie| lie.blocks == blocks)
+    }
 }
 
 /// Where a row of weights is for each batch.
@@ -229,7 +234,11 @@ struct WeightRows {
 
 impl WeightRows {
     fn at(&self, batch: usize) -> Address {
-        if self.base.is_null() { self.base } else { launch::advance(self.base, batch * self.distance, self.dtype) }
+        if self.base.is_null() {
+            self.base
+        } else {
+            launch::advance(self.base, batch * self.distance, self.dtype)
+        }
     }
 }
 
@@ -245,7 +254,12 @@ fn weight_rows(
     };
     let view = View::of(weight)?;
     let Some(lie) = Rows::of(view.layout) else { return Ok(None) };
-    if weight.dtype() != dtype || lie.columns != columns || lie.blocks != 1 || lie.rows != batch || !view.packed(&lie) {
+    if weight.dtype() != dtype
+        || lie.columns != columns
+        || lie.blocks != 1
+        || lie.rows != batch
+        || !view.packed(&lie)
+    {
         return Ok(None);
     }
     Ok(Some(WeightRows { base: view.address, distance: lie.distance, dtype }))

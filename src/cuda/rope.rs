@@ -62,8 +62,8 @@ pub fn rms_norm_rope(
     {
         return Ok(false);
     }
-    let [Some(q_words), Some(k_words), Some(q_rest), Some(k_rest)] = [of_words[0], of_words[1], of_rest[0], of_rest[1]]
-        .map(|weight| whole(weight, x.dtype(), &[dim]))
+    let [Some(q_words), Some(k_words), Some(q_rest), Some(k_rest)] =
+        [of_words[0], of_words[1], of_rest[0], of_rest[1]].map(|weight| whole(weight, x.dtype(), &[dim]))
     else {
         return Ok(false);
     };
@@ -100,5 +100,6 @@ pub fn rms_norm_rope(
 /// The view of a contiguous tensor on a card, of this format and shape.
 fn whole<'a>(tensor: &'a Tensor, dtype: DType, shape: &[usize]) -> Option<View<'a>> {
     let view = View::of(tensor).ok()?;
-    (tensor.dtype() == dtype && tensor.dims() == shape && tensor.is_contiguous() && view.aligned(16)).then_some(view)
+    (tensor.dtype() == dtype && tensor.dims() == shape && tensor.is_contiguous() && view.aligned(16))
+        .then_some(view)
 }
