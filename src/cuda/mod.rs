@@ -4,7 +4,12 @@
 //! file. A Rust file beside this one wraps each family as functions on tensors. The only place beside pinned memory with
 //! `unsafe`. Must not know any model. Callers: `models::device`, `models::ops`.
 
+pub mod activation;
+pub mod attention;
 pub mod launch;
+pub mod linear;
+pub mod norm;
+pub mod rope;
 
 use candle_core::{CudaDevice, Device, Result};
 
