@@ -10,24 +10,24 @@ use super::launch::{self, Rows, Stream, View};
 
 /// As in `linear.cpp`.
 #[repr(C)]
-struct Arguments {
-    rows: i64,
-    inputs: i64,
-    outputs: i64,
-    x_row: i64,
-    w_row: i64,
-    y_row: i64,
-    format: i32,
-    y_format: i32,
-    activation: i32,
-    scales_by_row: i32,
-    fast: i32,
-    candidate: i32,
+pub(super) struct Arguments {
+    pub(super) rows: i64,
+    pub(super) inputs: i64,
+    pub(super) outputs: i64,
+    pub(super) x_row: i64,
+    pub(super) w_row: i64,
+    pub(super) y_row: i64,
+    pub(super) format: i32,
+    pub(super) y_format: i32,
+    pub(super) activation: i32,
+    pub(super) scales_by_row: i32,
+    pub(super) fast: i32,
+    pub(super) candidate: i32,
 }
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
-    fn marquee_linear(
+    pub(super) fn marquee_linear(
         arguments: *const Arguments,
         x: *const c_void,
         w: *const c_void,

@@ -87,6 +87,33 @@ struct Arguments {
 unsafe extern "C" {
     fn marquee_norm(arguments: *const Arguments, stream: Stream) -> c_int;
     fn marquee_residual(arguments: *const Arguments, stream: Stream) -> c_int;
+    fn marquee_norm_e4m3(arguments: *const Arguments, scales: *mut f32, stream: Stream) -> c_int;
+}
+
+/// What [`run`] makes, each where it was asked for.
+#[derive(Default)]
+struct Made {
+    sum: Option<Tensor>,
+    out: Option<Tensor>,
+    scales: Option<Tensor>,
+}
+
+/// What is to be made of the sum.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Sum,
+    Norm(Form<'a>),
+    /// In e4m3; the modulated form only.
+    Eight(Form<'a>),
+}
+
+impl<'a> Wanted<'a> {
+    fn form(self) -> Option<Form<'a>> {
+        match self {
+            Self::Sum => None,
+            Self::Norm(form) | Self::Eight(form) => Some(form),
+        }
+    }
 }
 
 /// `norm(x)`.
@@ -94,7 +121,31 @@ unsafe extern "C" {
 /// # Errors
 /// No room on the card, or the card failed.
 pub fn norm(x: &Tensor, form: Form<'_>, eps: f64) -> Result<Option<Tensor>> {
-    Ok(run(x, None, Some(form), eps)?.and_then(|[_, out]| out))
+    Ok(run(x, None, Wanted::Norm(form), eps)?.out)
+}
+
+/// [`norm`] of the modulated form in e4m3: numbers of `x`'s shape as u8, and a scale a row. f16 and bf16 only.
+///
+/// # Errors
+/// As [`norm`].
+pub fn norm_eight(x: &Tensor, form: Form<'_>, eps: f64) -> Result<Option<(Tensor, Tensor)>> {
+    let made = run(x, None, Wanted::Eight(form), eps)?;
+    Ok(made.out.zip(made.scales))
+}
+
+/// [`residual_norm`] with the norm as [`norm_eight`] gives it: sum, numbers, scales.
+///
+/// # Errors
+/// As [`norm`].
+pub fn residual_norm_eight(
+    x: &Tensor,
+    gate: Option<&Tensor>,
+    y: &Tensor,
+    form: Form<'_>,
+    eps: f64,
+) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let made = run(x, Some((gate, y)), Wanted::Eight(form), eps)?;
+    Ok(made.sum.zip(made.out.zip(made.scales)).map(|(sum, (numbers, scales))| (sum, numbers, scales)))
 }
 
 /// `s = x + gate · y` (gate (batch, columns), or 1) and `norm(s)`; x and y (…, columns), and (batch, tokens, columns)
@@ -109,10 +160,8 @@ pub fn residual_norm(
     form: Form<'_>,
     eps: f64,
 ) -> Result<Option<(Tensor, Tensor)>> {
-    Ok(match run(x, Some((gate, y)), Some(form), eps)? {
-        Some([Some(sum), Some(out)]) => Some((sum, out)),
-        _ => None,
-    })
+    let made = run(x, Some((gate, y)), Wanted::Norm(form), eps)?;
+    Ok(made.sum.zip(made.out))
 }
 
 /// `x + gate · y`.
@@ -120,42 +169,45 @@ pub fn residual_norm(
 /// # Errors
 /// No room on the card, or the card failed.
 pub fn residual(x: &Tensor, gate: Option<&Tensor>, y: &Tensor) -> Result<Option<Tensor>> {
-    Ok(run(x, Some((gate, y)), None, 0.0)?.and_then(|[sum, _]| sum))
+    Ok(run(x, Some((gate, y)), Wanted::Sum, 0.0)?.sum)
 }
 
-/// [sum, norm], each where it was asked for.
+/// Nothing is made of tensors that the kernels do not take.
 #[allow(unsafe_code)]
-fn run(
-    x: &Tensor,
-    addend: Option<(Option<&Tensor>, &Tensor)>,
-    form: Option<Form<'_>>,
-    eps: f64,
-) -> Result<Option<[Option<Tensor>; 2]>> {
+fn run(x: &Tensor, addend: Option<(Option<&Tensor>, &Tensor)>, wanted: Wanted<'_>, eps: f64) -> Result<Made> {
+    let form = wanted.form();
     let (Some(card), Some(format)) = (launch::card(x.device()), launch::format(x.dtype())) else {
-        return Ok(None);
+        return Ok(Made::default());
     };
     let gate = addend.and_then(|(gate, _)| gate);
     let by_batch = gate.is_some() || form.is_some_and(Form::by_batch);
     let batch = if by_batch { x.dim(0)? } else { 1 };
     let from = View::of(x)?;
-    let Some(x_rows) = Rows::of(from.layout) else { return Ok(None) };
+    let Some(x_rows) = Rows::of(from.layout) else { return Ok(Made::default()) };
     let rows = x_rows.rows * x_rows.blocks / batch.max(1);
     // One block a batch: weights change with it. A layout that cannot be cut so is not ours.
-    let Some(x_rows) = cut(x_rows, rows, batch) else { return Ok(None) };
+    let Some(x_rows) = cut(x_rows, rows, batch) else { return Ok(Made::default()) };
     let columns = x_rows.columns;
     // 1024 threads of four packs hold a row.
     if !from.packed(&x_rows) || columns * x.dtype().size_in_bytes() > 1024 * 4 * 16 {
-        return Ok(None);
+        return Ok(Made::default());
+    }
+    let is_eight = matches!(wanted, Wanted::Eight(_));
+    let modulates = matches!(form, Some(Form::Modulate { .. }));
+    if is_eight
+        && (!modulates || !matches!(x.dtype(), DType::F16 | DType::BF16) || !columns.is_multiple_of(16))
+    {
+        return Ok(Made::default());
     }
     let y = match addend {
         Some((_, y)) => {
             if y.dims() != x.dims() || y.dtype() != x.dtype() {
-                return Ok(None);
+                return Ok(Made::default());
             }
             let view = View::of(y)?;
             match Rows::of(view.layout).and_then(|lie| cut(lie, rows, batch)).filter(|lie| view.packed(lie)) {
                 Some(lie) => Some((view, lie)),
-                None => return Ok(None),
+                None => return Ok(Made::default()),
             }
         }
         None => None,
@@ -167,15 +219,18 @@ fn run(
         weight_rows(first, columns, weights_batch, x.dtype())?,
         weight_rows(second, columns, weights_batch, x.dtype())?,
     ) else {
-        return Ok(None);
+        return Ok(Made::default());
     };
     let sum = y.is_some().then(|| launch::empty(x.shape(), x.dtype(), card)).transpose()?;
-    let out = form.map(|_| launch::empty(x.shape(), x.dtype(), card)).transpose()?;
+    let out_dtype = if is_eight { DType::U8 } else { x.dtype() };
+    let out = form.map(|_| launch::empty(x.shape(), out_dtype, card)).transpose()?;
+    let scales = is_eight.then(|| launch::empty(rows * batch, DType::F32, card)).transpose()?;
     let sum_view = sum.as_ref().map(View::of).transpose()?;
     let out_view = out.as_ref().map(View::of).transpose()?;
+    let scales_view = scales.as_ref().map(View::of).transpose()?;
     for block in 0..batch {
         let at =
-            |view: &View<'_>, distance: usize| launch::advance(view.address, block * distance, x.dtype());
+            |view: &View<'_>, distance: usize| launch::advance(view.address, block * distance, view.dtype);
         let written =
             |view: &Option<View<'_>>| view.as_ref().map_or(ptr::null_mut(), |view| at(view, rows * columns));
         let y_at = y.as_ref().map_or(ptr::null_mut(), |(view, lie)| at(view, lie.block_distance));
@@ -201,20 +256,21 @@ fn run(
             kind: form.map_or(0, Form::number),
             format,
         };
+        let scales = scales_view.as_ref().map_or(ptr::null_mut(), |view| at(view, rows));
         // SAFETY: x and y have `rows` of `columns` numbers at these distances in each block, checked above; sum and out are
-        // contiguous of x's shape; weights have `columns` numbers. The stream is theirs, and they outlive the launch in
+        // contiguous of x's shape; weights have `columns` numbers, scales one a row. The stream is theirs, and they outlive the launch in
         // its order.
         let code = unsafe {
-            if form.is_some() {
-                marquee_norm(&raw const arguments, from.stream())
-            } else {
-                marquee_residual(&raw const arguments, from.stream())
+            match wanted {
+                Wanted::Sum => marquee_residual(&raw const arguments, from.stream()),
+                Wanted::Norm(_) => marquee_norm(&raw const arguments, from.stream()),
+                Wanted::Eight(_) => marquee_norm_e4m3(&raw const arguments, scales.cast(), from.stream()),
             }
         };
         launch::check("marquee_norm", code)?;
     }
-    drop((sum_view, out_view));
-    Ok(Some([sum, out]))
+    drop((sum_view, out_view, scales_view));
+    Ok(Made { sum, out, scales })
 }
 
 fn cut(lie: Rows, rows: usize, blocks: usize) -> Option<Rows> {

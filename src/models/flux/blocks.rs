@@ -4,7 +4,7 @@ use candle_core::{DType, Module, Result, Tensor};
 
 use super::attention::{EPS, attend};
 use super::config::FluxConfig;
-use crate::models::ops::{self, Linear, Norm, QkNorm, RopeTable};
+use crate::models::ops::{self, Linear, Operand, QkNorm, RopeTable};
 use crate::models::weights::Weights;
 
 /// Shift, scale and gate of one sub-layer, (batch, inner) each.
@@ -34,7 +34,7 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Operand) -> Result<Tensor> {
         self.down.forward(&self.up.forward_gelu(x)?)
     }
 }
@@ -51,14 +51,15 @@ struct Stream {
 impl Stream {
     /// Writes q, k and v of `x` into the rows of `qkv` from token `at` on.
     fn project(&self, x: &Tensor, by: &StreamAdaptation, qkv: &Tensor, at: usize) -> Result<()> {
-        let x = ops::layer_norm_modulate(x, &by.attention.shift, &by.attention.scale, EPS)?;
+        let by = &by.attention;
+        let x = ops::layer_norm_modulate_for(&self.qkv, x, &by.shift, &by.scale, EPS)?;
         self.qkv.forward_into(&x, qkv, 1, at)
     }
 
     fn finish(&self, x: &Tensor, attended: &Tensor, by: &StreamAdaptation) -> Result<Tensor> {
-        let norm = Norm::Modulate { shift: &by.feed_forward.shift, scale: &by.feed_forward.scale };
-        let y = self.out.forward(attended)?;
-        let (x, normed) = ops::residual_norm(x, Some(&by.attention.gate), &y, norm, EPS)?;
+        let (shift, scale) = (&by.feed_forward.shift, &by.feed_forward.scale);
+        let sum = (x, &by.attention.gate, &self.out.forward(attended)?);
+        let (x, normed) = ops::residual_modulate_for(&self.feed_forward.up, sum, shift, scale, EPS)?;
         ops::gated_residual(&x, &by.feed_forward.gate, &self.feed_forward.forward(&normed)?)
     }
 }
@@ -160,8 +161,8 @@ impl SingleBlock {
     /// `x` (batch, text and image tokens, inner) through the block.
     pub(super) fn forward(&self, x: &Tensor, by: &Adaptation, rope: &RopeTable) -> Result<Tensor> {
         let (batch, tokens, inner) = x.dims3()?;
-        let normed = ops::layer_norm_modulate(x, &by.shift, &by.scale, EPS)?;
-        let qkv = self.qkv.forward(&normed)?;
+        let normed = ops::layer_norm_modulate_for(&self.qkv, x, &by.shift, &by.scale, EPS)?;
+        let qkv = self.qkv.forward_operand(&normed)?;
         // Attention and feed forward write side by side what the last layer reads.
         let both = ops::buffer((batch, tokens, inner + self.mlp), x)?;
         self.up.forward_gelu_into(&normed, &both, 2, inner)?;

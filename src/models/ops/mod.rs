@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod conv;
+mod eight;
 mod linear;
 mod norm;
 mod rope;
@@ -14,6 +15,7 @@ mod rope;
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, silu};
 pub use attention::{attention, attention_into, causal_attention};
 pub use conv::Conv;
+pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
 pub use linear::Linear;
 pub use norm::{
     Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm, t5_norm,
