@@ -79,4 +79,6 @@ pub enum TinyFamily {
     Sdxl,
     /// A ControlNet for it.
     SdxlControlnet,
+    /// BiRefNet.
+    Birefnet,
 }

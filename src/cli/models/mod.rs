@@ -27,6 +27,7 @@ pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
                 TinyFamily::FluxSchnell => tiny::write(&folder, tiny::Family::Schnell),
                 TinyFamily::Sdxl => tiny::write_sdxl(&folder),
                 TinyFamily::SdxlControlnet => tiny::write_sdxl_controlnet(&folder),
+                TinyFamily::Birefnet => tiny::write_birefnet(&folder),
             };
             written.map(|()| Exit::Ok).map_err(|error| error.to_string())
         }
