@@ -12,6 +12,7 @@ pub mod generate;
 pub mod image_processor;
 pub mod ops;
 pub mod parity;
+mod pipeline_error;
 pub mod rng;
 pub mod schedulers;
 pub mod sdxl;
@@ -20,3 +21,5 @@ pub mod tiny;
 pub mod tokenizers;
 pub mod vae;
 pub mod weights;
+
+pub use pipeline_error::PipelineError;
