@@ -6,7 +6,6 @@ mod memory;
 mod pictures;
 mod progress;
 
-use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use base64::Engine as _;
@@ -125,19 +124,25 @@ fn bytes(image: Option<&DynamicImage>) -> &[u8] {
     image.unwrap().as_bytes()
 }
 
-/// Whether a folder of the tiny checkpoints exists, to be damaged in a copy.
-fn copy_of(name: &str, to: &Path) {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let target = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &target);
-            } else {
-                std::fs::copy(entry.path(), target).unwrap();
-            }
-        }
+/// Steps 1 and 2 of [`job`], made once.
+static EARLIER: LazyLock<Artifacts> = LazyLock::new(|| run(&json!({"stop_step": 2})));
+
+/// A job that starts at step 3, with [`EARLIER`]'s pictures.
+fn third_step() -> Value {
+    json!({
+        "start_step": 3,
+        "text_content": null,
+        "step1_image": base64(EARLIER.step1.as_ref().unwrap()),
+        "step2_image": base64(EARLIER.step2.as_ref().unwrap()),
+        "composition_strength": 0.1,
+    })
+}
+
+/// A job that ends with the background.
+fn background(changes: &Value) -> Value {
+    let mut job = json!({"stop_step": 1, "text_content": null});
+    for (name, value) in changes.as_object().unwrap() {
+        job[name] = value.clone();
     }
-    copy(&CHECKPOINTS.path().join(name), to);
+    job
 }

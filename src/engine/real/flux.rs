@@ -4,7 +4,7 @@
 
 use image::{DynamicImage, RgbImage};
 
-use super::fault::Fault;
+use super::fault::{Condition, Fault};
 use super::itinerary::Act;
 use super::journey::Journey;
 use super::nets::FluxNets;
@@ -12,6 +12,7 @@ use super::runs::FluxRun;
 use super::watch::{Progress, StepWatch};
 use crate::input::Plan;
 use crate::models::PipelineError;
+use crate::models::flux::Conditioner;
 use crate::models::flux::pipeline::{
     Conditioning, Denoiser, Prompt, Start, decode, denoise, prepare, prepare_noise, timesteps,
 };
@@ -21,7 +22,10 @@ use crate::progress::SubStep;
 const DEV_WORDS: usize = 512;
 const SCHNELL_WORDS: usize = 256;
 
-/// A run with everything that the text encoders and the conditioner had to say about it.
+/// A run with everything that the text encoders and the conditioner had to say about it, or why they could not.
+pub type Read = (SubStep, Result<ReadRun, Fault>);
+
+/// A run that can be painted.
 pub struct ReadRun {
     run: FluxRun,
     /// One for each of the run's prompts.
@@ -29,21 +33,15 @@ pub struct ReadRun {
     negative: Option<(f64, Conditioning)>,
 }
 
-impl ReadRun {
-    /// What it is for.
-    pub fn sub_step(&self) -> SubStep {
-        self.run.sub_step
-    }
-}
-
-/// Reads the prompts of `runs`, as part of `sub_step`, the first that paints with FLUX.
+/// Reads the prompts of `runs`, as part of `sub_step`, the first that paints with FLUX. What is wrong with one of the later
+/// runs is that run's to tell: step 3 must not fail step 1.
 pub fn read(
     journey: &mut Journey<'_>,
     nets: &FluxNets,
     plan: &Plan,
     runs: Vec<FluxRun>,
     sub_step: SubStep,
-) -> Result<Vec<ReadRun>, Fault> {
+) -> Result<Vec<Read>, Fault> {
     let words = if nets.guidance { DEV_WORDS } else { SCHNELL_WORDS };
     // Every run's prompts in a row, each followed by what to avoid.
     let texts: Vec<&str> = runs
@@ -82,25 +80,46 @@ pub fn read(
         embeds.into_iter().zip(pooled).map(|(embeds, pooled)| Prompt { embeds, pooled }).collect();
     journey.visit(sub_step, Act::Tables, |journey| {
         let conditioner = journey.lease(&nets.conditioner)?;
-        let mut prompts = prompts.iter();
-        let mut read = Vec::with_capacity(runs.len());
+        let mut rest = prompts.as_slice();
+        let mut read: Vec<Read> = Vec::with_capacity(runs.len());
         for run in &runs {
             journey.check()?;
-            let times = timesteps(&nets.vae_config, &nets.scheduler, &run.settings(plan), run.strength)?;
-            let mut next = || -> Result<Conditioning, Fault> {
-                let prompt =
-                    prompts.next().ok_or_else(|| Fault::Defect("a prompt was not read".to_owned()))?;
-                Ok(Conditioning::new(&conditioner, prompt, run.guidance as f32, &times)?)
-            };
-            let own = run.prompts.iter().map(|_| next()).collect::<Result<_, _>>()?;
-            let negative = match &run.negative {
-                Some((scale, _)) => Some((*scale, next()?)),
-                None => None,
-            };
-            read.push(ReadRun { run: run.clone(), prompts: own, negative });
+            let (own, others) = rest
+                .split_at_checked(run.prompts.len() + usize::from(run.negative.is_some()))
+                .ok_or_else(unread)?;
+            rest = others;
+            let result = condition(nets, &conditioner, plan, run, own);
+            match result {
+                Err(fault) if fault.condition() != Condition::Sound => return Err(fault),
+                result => read.push((run.sub_step, result)),
+            }
         }
         Ok(read)
     })
+}
+
+/// The tables of one run from its prompts, what to avoid last.
+fn condition(
+    nets: &FluxNets,
+    conditioner: &Conditioner,
+    plan: &Plan,
+    run: &FluxRun,
+    prompts: &[Prompt],
+) -> Result<ReadRun, Fault> {
+    let times = timesteps(&nets.vae_config, &nets.scheduler, &run.settings(plan), run.strength)?;
+    let mut tables = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        tables.push(Conditioning::new(conditioner, prompt, run.guidance as f32, &times)?);
+    }
+    let negative = match &run.negative {
+        Some((scale, _)) => Some((*scale, tables.pop().ok_or_else(unread)?)),
+        None => None,
+    };
+    Ok(ReadRun { run: run.clone(), prompts: tables, negative })
+}
+
+fn unread() -> Fault {
+    Fault::Defect("a prompt was not read".to_owned())
 }
 
 /// The picture and the mask that an inpainting starts from; bright is painted anew.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::fault::Fault;
-use super::flux::{self, ReadRun};
+use super::flux::{self, Read, ReadRun};
 use super::journey::Journey;
 use super::nets::Nets;
 use super::runs::flux_runs;
@@ -19,7 +19,7 @@ pub struct Studio<'a> {
     pub nets: &'a Nets,
     /// For the phrase.
     pub fonts: &'a Arc<FontLibrary>,
-    read: Option<Vec<ReadRun>>,
+    read: Option<Vec<Read>>,
 }
 
 impl<'a> Studio<'a> {
@@ -48,9 +48,8 @@ impl<'a> Studio<'a> {
                 flux::read(journey, self.nets.flux()?, self.plan, planned, sub_step)?
             }
         };
-        let (mut own, others): (Vec<_>, Vec<_>) =
-            runs.into_iter().partition(|run| run.sub_step() == sub_step);
+        let (mut own, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, _)| *of == sub_step);
         self.read = Some(others);
-        Ok(own.pop())
+        own.pop().map(|(_, run)| run).transpose()
     }
 }
