@@ -12,11 +12,11 @@ use marquee::models::PipelineError;
 use marquee::progress::SubStep;
 use serde_json::json;
 
-use super::{background, engine, engine_of, models, planned, watched};
+use super::{background, engine, engine_of, models, planned, third_step, watched};
 
 #[test]
 fn a_merge_that_fails_leaves_the_plain_composite_and_says_so() {
-    let mut plan = planned(&json!({}));
+    let mut plan = planned(&third_step());
     // No request can ask for it; the schedule refuses it as any failure in step 3 would.
     plan.composition.as_mut().unwrap().steps = 5000;
     let mut engine = engine();
@@ -24,8 +24,7 @@ fn a_merge_that_fails_leaves_the_plain_composite_and_says_so() {
     let artifacts = result.unwrap();
     let failures: Vec<_> = artifacts.warnings.iter().filter(|text| text.contains("step 3 failed")).collect();
     assert!(matches!(failures[..], [text] if text.contains("5000")), "{:?}", artifacts.warnings);
-    let scene = artifacts.step1.as_ref().unwrap().to_rgb8();
-    let text = artifacts.step2.as_ref().unwrap().to_rgba8();
+    let (scene, text) = (plan.step1_image.unwrap(), plan.step2_image.unwrap());
     let mut plain = scene.clone();
     over(&mut plain, &reposition_text(&text, &scene, TextPosition::Top), (0, 0));
     assert_eq!(artifacts.final_image.unwrap(), DynamicImage::ImageRgb8(plain));
@@ -40,8 +39,22 @@ fn a_merge_that_fails_leaves_the_plain_composite_and_says_so() {
 }
 
 #[test]
+fn what_is_wrong_with_the_merge_does_not_fail_the_background() {
+    // Its prompts are read in step 1.
+    let mut plan = planned(&json!({}));
+    plan.composition.as_mut().unwrap().steps = 5000;
+    let (result, seen) = watched(&mut engine(), &plan, |event, stop| {
+        if event.sub_step == SubStep::TextCanvas {
+            stop.stop(StopReason::Requested);
+        }
+    });
+    assert!(matches!(result, Err(EngineError::Stopped(_))), "{result:?}");
+    assert!(seen.iter().any(|event| event.sub_step == SubStep::TextCanvas), "step 1 failed");
+}
+
+#[test]
 fn a_cancelled_merge_is_no_failed_merge() {
-    let plan = planned(&json!({}));
+    let plan = planned(&third_step());
     let (result, _) = watched(&mut engine(), &plan, |event, stop| {
         if (event.sub_step, event.done) == (SubStep::Composition, 1) {
             stop.stop(StopReason::Requested);

@@ -5,10 +5,10 @@ use marquee::job::StopReason;
 use marquee::progress::{ProgressEvent, SubStep};
 use serde_json::{Value, json};
 
-use super::{engine, photo, planned, watched};
+use super::{background, engine, photo, planned, third_step, watched};
 
 fn whole() -> Value {
-    json!({"product_image": photo(), "strength": 0.07, "composition_mode": "behind"})
+    json!({"product_image": photo(), "strength": 0.04, "composition_strength": 0.1, "composition_mode": "behind"})
 }
 
 #[test]
@@ -28,26 +28,45 @@ fn every_step_is_told_once_and_in_order() {
 
 #[test]
 fn a_stop_is_noticed_in_every_sub_step_within_one_denoise_step() {
-    let plan = planned(&whole());
+    let mut text = third_step();
+    text["start_step"] = json!(2);
+    text["text_content"] = json!("Sale");
+    text["step2_image"] = Value::Null;
+    let mut merge = third_step();
+    merge["composition_mode"] = json!("behind");
     let mut engine = engine();
-    for (stopped, _) in plan.sub_steps() {
-        let (result, seen) = watched(&mut engine, &plan, move |event, stop| {
-            if event.sub_step == stopped {
-                stop.stop(StopReason::Requested);
+    let mut seen_in = Vec::new();
+    // Each sub-step in the shortest job that has it.
+    for changes in [background(&whole()), text, merge] {
+        let plan = planned(&changes);
+        for (stopped, _) in plan.sub_steps() {
+            if seen_in.contains(&stopped) {
+                continue;
             }
-        });
-        let error = result.unwrap_err();
-        assert!(matches!(error, EngineError::Stopped(StopReason::Requested)), "{stopped}: {error}");
-        let last = *seen.last().unwrap();
-        assert_eq!((last.sub_step, last.done), (stopped, 0), "{stopped}: something was done after the stop");
+            seen_in.push(stopped);
+            let (result, seen) = watched(&mut engine, &plan, move |event, stop| {
+                if event.sub_step == stopped {
+                    stop.stop(StopReason::Requested);
+                }
+            });
+            let error = result.unwrap_err();
+            assert!(matches!(error, EngineError::Stopped(StopReason::Requested)), "{stopped}: {error}");
+            let last = *seen.last().unwrap();
+            assert_eq!(
+                (last.sub_step, last.done),
+                (stopped, 0),
+                "{stopped}: something was done after the stop"
+            );
+        }
     }
-    let (result, _) = watched(&mut engine, &plan, |_, _| ());
+    assert_eq!(seen_in, SubStep::ALL);
+    let (result, _) = watched(&mut engine, &planned(&third_step()), |_, _| ());
     assert!(result.is_ok(), "the engine goes on after a stop");
 }
 
 #[test]
 fn a_stop_between_two_denoise_steps_ends_the_run() {
-    let plan = planned(&json!({"bg_steps": 5}));
+    let plan = planned(&json!({"bg_steps": 3, "text_steps": 3}));
     for sub_step in [SubStep::BackgroundGeneration, SubStep::TextGeneration] {
         let (result, seen) = watched(&mut engine(), &plan, move |event, stop| {
             if (event.sub_step, event.done) == (sub_step, 1) {

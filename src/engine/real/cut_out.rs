@@ -19,7 +19,7 @@ pub use crate::imaging::masks::is_cut_out;
 /// How much each pixel belongs to `picture`'s subject: 0 to 255, the picture's size.
 pub fn segment(
     journey: &mut Journey<'_>,
-    net: &Handle<BiRefNet>,
+    net: Handle<BiRefNet>,
     picture: &RgbImage,
     sub_step: SubStep,
 ) -> Result<GrayImage, Fault> {
@@ -68,11 +68,11 @@ pub fn product(
 /// The text on a transparent ground. `shape` is the phrase as it was set, which serves where nothing was found.
 pub fn text(
     picture: &RgbImage,
-    mask: GrayImage,
+    mask: &GrayImage,
     shape: &GrayImage,
 ) -> Result<(RgbaImage, Option<String>), Fault> {
-    if bounds(&mask, VISIBLE_ALPHA).is_some() {
-        return Ok((with_alpha(&refine_foreground(picture, &mask)?, &mask), None));
+    if bounds(mask, VISIBLE_ALPHA).is_some() {
+        return Ok((with_alpha(&refine_foreground(picture, mask)?, mask), None));
     }
     let warning = "no object stands out in the text picture: the phrase's own outline is cut out instead";
     Ok((with_alpha(picture, shape), Some(warning.to_owned())))

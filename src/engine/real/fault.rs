@@ -26,7 +26,7 @@ pub enum Fault {
     Tensor(#[from] candle_core::Error),
     /// A net could not be brought in.
     #[error(transparent)]
-    Memory(#[from] MemoryError),
+    Memory(Box<MemoryError>),
     /// A prompt could not be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -36,6 +36,12 @@ pub enum Fault {
     /// The engine contradicts its own itinerary.
     #[error("{0}; please report this")]
     Defect(String),
+}
+
+impl From<MemoryError> for Fault {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(Box::new(error))
+    }
 }
 
 /// What a device's error says of the device.
@@ -87,9 +93,12 @@ impl Fault {
     pub fn condition(&self) -> Condition {
         match self {
             Self::Pipeline(PipelineError::Tensor(error)) | Self::Tensor(error) => condition(error),
-            Self::Memory(MemoryError::OutOfMemory { .. }) => Condition::Full,
-            Self::Memory(MemoryError::DeviceLost { .. }) => Condition::Lost,
-            Self::Memory(MemoryError::Load { source, .. }) => condition(source),
+            Self::Memory(error) => match &**error {
+                MemoryError::OutOfMemory { .. } => Condition::Full,
+                MemoryError::DeviceLost { .. } => Condition::Lost,
+                MemoryError::Load { source, .. } => condition(source),
+                _ => Condition::Sound,
+            },
             _ => Condition::Sound,
         }
     }
@@ -101,23 +110,28 @@ impl Fault {
             known => known,
         };
         let message = self.to_string();
-        match (self, condition) {
-            (Self::Stopped(reason), _) => EngineError::Stopped(reason),
-            (_, Condition::Lost) => EngineError::DeviceLost { sub_step, message },
-            (_, Condition::Full) => EngineError::OutOfMemory { sub_step, message },
-            (Self::Memory(MemoryError::CannotFit(_)), _)
-            | (Self::Pipeline(PipelineError::Unfit(_)) | Self::Typeset(_), _) => EngineError::Unfit(message),
-            _ => EngineError::Step { sub_step, message },
+        if let Self::Stopped(reason) = self {
+            return EngineError::Stopped(reason);
+        }
+        match condition {
+            Condition::Lost => EngineError::DeviceLost { sub_step, message },
+            Condition::Full => EngineError::OutOfMemory { sub_step, message },
+            Condition::Sound if self.is_the_plans() => EngineError::Unfit(message),
+            Condition::Sound => EngineError::Step { sub_step, message },
+        }
+    }
+
+    /// Whether another plan would do.
+    fn is_the_plans(&self) -> bool {
+        match self {
+            Self::Memory(error) => matches!(&**error, MemoryError::CannotFit(_)),
+            Self::Pipeline(PipelineError::Unfit(_)) | Self::Typeset(_) => true,
+            _ => false,
         }
     }
 
     fn may_be_the_devices(&self) -> bool {
-        matches!(
-            self,
-            Self::Pipeline(PipelineError::Tensor(_))
-                | Self::Tensor(_)
-                | Self::Memory(MemoryError::Load { .. })
-        )
+        matches!(self, Self::Pipeline(PipelineError::Tensor(_)) | Self::Tensor(_) | Self::Memory(_))
     }
 }
 

@@ -39,7 +39,7 @@ pub fn read(
     journey: &mut Journey<'_>,
     nets: &FluxNets,
     plan: &Plan,
-    runs: Vec<FluxRun>,
+    runs: &[FluxRun],
     sub_step: SubStep,
 ) -> Result<Vec<Read>, Fault> {
     let words = if nets.guidance { DEV_WORDS } else { SCHNELL_WORDS };
@@ -50,7 +50,7 @@ pub fn read(
         .map(String::as_str)
         .collect();
     let pooled = journey.visit(sub_step, Act::ReadPooled, |journey| {
-        let clip = journey.lease(&nets.clip)?;
+        let clip = journey.lease(nets.clip)?;
         let mut pooled = Vec::with_capacity(texts.len());
         for text in &texts {
             journey.check()?;
@@ -59,7 +59,7 @@ pub fn read(
         Ok(pooled)
     })?;
     let embeds = journey.visit(sub_step, Act::ReadWords, |journey| {
-        let t5 = journey.lease(&nets.t5)?;
+        let t5 = journey.lease(nets.t5)?;
         let mut embeds = Vec::with_capacity(texts.len());
         for text in &texts {
             journey.check()?;
@@ -79,10 +79,10 @@ pub fn read(
     let prompts: Vec<Prompt> =
         embeds.into_iter().zip(pooled).map(|(embeds, pooled)| Prompt { embeds, pooled }).collect();
     journey.visit(sub_step, Act::Tables, |journey| {
-        let conditioner = journey.lease(&nets.conditioner)?;
+        let conditioner = journey.lease(nets.conditioner)?;
         let mut rest = prompts.as_slice();
         let mut read: Vec<Read> = Vec::with_capacity(runs.len());
-        for run in &runs {
+        for run in runs {
             journey.check()?;
             let (own, others) = rest
                 .split_at_checked(run.prompts.len() + usize::from(run.negative.is_some()))
@@ -148,7 +148,7 @@ pub fn paint(
             let image = DynamicImage::ImageRgb8(draft.image.clone());
             let mask = DynamicImage::ImageLuma8(draft.mask.clone());
             journey.visit(sub_step, Act::Encode, |journey| {
-                let vae = journey.lease(&nets.vae)?;
+                let vae = journey.lease(nets.vae)?;
                 let start = Start::Inpaint { image: &image, mask: &mask, strength };
                 Ok(prepare(&vae, &nets.scheduler, &settings, &start, nets.dtype, device)?)
             })?
@@ -160,14 +160,14 @@ pub fn paint(
         .get(prompt)
         .ok_or_else(|| Fault::Defect(format!("{sub_step}: prompt {prompt} of {}", run.prompts.len())))?;
     let latents = journey.visit(sub_step, Act::Denoise, |journey| {
-        let transformer = journey.lease(&nets.transformer)?;
+        let transformer = journey.lease(nets.transformer)?;
         let denoiser = Denoiser::conditioned(&transformer, towards.clone(), run.negative.clone());
         Ok(denoise(&denoiser, &prepared, &mut StepWatch(progress))?)
     })?;
     let (width, height) = (prepared.width, prepared.height);
     drop(prepared);
     journey.visit(sub_step, Act::Decode, |journey| {
-        let vae = journey.lease(&nets.vae)?;
+        let vae = journey.lease(nets.vae)?;
         one(decode(&vae, &latents, width, height)?)
     })
 }

@@ -14,6 +14,7 @@ use crate::memory::{self, ModelId, Visit, timetable};
 use crate::progress::SubStep;
 
 /// A net of the pipeline.
+#[expect(clippy::enum_variant_names, reason = "ControlNet and BiRefNet are proper names")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Net {
     /// CLIP-L, for FLUX's pooled vector.

@@ -112,8 +112,8 @@ impl<'a> Journey<'a> {
     ///
     /// # Errors
     /// The stop did not name it.
-    pub fn lease<T: Send + Sync + 'static>(&mut self, handle: &Handle<T>) -> Result<Lease<T>, Fault> {
-        Ok(self.memory.lease(handle)?)
+    pub fn lease<T: Send + Sync + 'static>(&mut self, handle: Handle<T>) -> Result<Lease<T>, Fault> {
+        Ok(self.memory.lease(&handle)?)
     }
 
     /// Step `step` is done.

@@ -176,12 +176,12 @@ impl Nets {
         self.sdxl.as_ref().ok_or_else(|| unopened("SDXL"))
     }
 
-    pub(super) fn controlnet(&self) -> Result<&Handle<ControlNet>, Fault> {
-        self.controlnet.as_ref().ok_or_else(|| unopened("the ControlNet"))
+    pub(super) fn controlnet(&self) -> Result<Handle<ControlNet>, Fault> {
+        self.controlnet.ok_or_else(|| unopened("the ControlNet"))
     }
 
-    pub(super) fn birefnet(&self) -> Result<&Handle<BiRefNet>, Fault> {
-        self.birefnet.as_ref().ok_or_else(|| unopened("BiRefNet"))
+    pub(super) fn birefnet(&self) -> Result<Handle<BiRefNet>, Fault> {
+        self.birefnet.ok_or_else(|| unopened("BiRefNet"))
     }
 
     fn register_flux(&mut self, files: &FluxCheckpoint, memory: &mut Memory) -> Result<FluxNets, Fault> {

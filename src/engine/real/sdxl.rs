@@ -30,7 +30,7 @@ pub struct SdxlRun<'a> {
     /// Size, steps, seed.
     pub settings: Settings,
     /// The shapes to follow, and how closely.
-    pub control: Option<(&'a Handle<ControlNet>, &'a DynamicImage, f64)>,
+    pub control: Option<(Handle<ControlNet>, &'a DynamicImage, f64)>,
 }
 
 /// Paints it.
@@ -55,11 +55,11 @@ pub fn paint(
     };
     let prepared = prepare(&nets.vae_config, &nets.scheduler, settings, nets.dtype, device)?;
     let latents = journey.visit(*sub_step, Act::Denoise, |journey| {
-        let unet = journey.lease(&nets.unet)?;
+        let unet = journey.lease(nets.unet)?;
         let control = match &run.control {
             Some((handle, image, scale)) => {
-                let control = Control { image: *image, scale: *scale, start: 0.0, end: 1.0 };
-                Some((journey.lease(handle)?, control))
+                let control = Control { image, scale: *scale, start: 0.0, end: 1.0 };
+                Some((journey.lease(*handle)?, control))
             }
             None => None,
         };
@@ -69,7 +69,7 @@ pub fn paint(
     })?;
     drop(prepared);
     journey.visit(*sub_step, Act::Decode, |journey| {
-        let vae = journey.lease(&nets.vae)?;
+        let vae = journey.lease(nets.vae)?;
         one(decode(&vae, &latents)?)
     })
 }
@@ -87,6 +87,6 @@ fn read(journey: &mut Journey<'_>, nets: &SdxlNets, text: &str) -> Result<Prompt
         ));
     }
     let [clip_l, clip_g] = &nets.encoders;
-    let (clip_l, clip_g) = (journey.lease(clip_l)?, journey.lease(clip_g)?);
+    let (clip_l, clip_g) = (journey.lease(*clip_l)?, journey.lease(*clip_g)?);
     Ok(encode(&clip_l, &clip_g, &[first.ids], &[second.ids])?)
 }

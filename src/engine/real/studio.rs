@@ -38,15 +38,14 @@ impl<'a> Studio<'a> {
         journey: &mut Journey<'_>,
         sub_step: SubStep,
     ) -> Result<Option<ReadRun>, Fault> {
-        let runs = match self.read.take() {
-            Some(runs) => runs,
-            None => {
-                let planned = flux_runs(self.plan);
-                if !planned.iter().any(|run| run.sub_step == sub_step) {
-                    return Ok(None);
-                }
-                flux::read(journey, self.nets.flux()?, self.plan, planned, sub_step)?
+        let runs = if let Some(runs) = self.read.take() {
+            runs
+        } else {
+            let planned = flux_runs(self.plan);
+            if !planned.iter().any(|run| run.sub_step == sub_step) {
+                return Ok(None);
             }
+            flux::read(journey, self.nets.flux()?, self.plan, &planned, sub_step)?
         };
         let (mut own, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, _)| *of == sub_step);
         self.read = Some(others);

@@ -77,10 +77,9 @@ impl Workspace {
         let flux = nets.first().is_some_and(|net| *net < Net::SdxlClipL);
         let bytes = if flux { self.precision.flux } else { self.precision.sdxl };
         match act {
-            Act::ReadPooled => 64 * MIB,
+            Act::ReadPooled | Act::Tables => 64 * MIB,
             // 512 tokens, 64 heads: scores in f32 twice, the feed forward's three matrices.
             Act::ReadWords => 256 * MIB,
-            Act::Tables => 64 * MIB,
             Act::Read => 128 * MIB,
             Act::Encode => self.pixels * ENCODE_PIXEL * bytes,
             Act::Decode => self.pixels * DECODE_PIXEL * bytes,

@@ -13,6 +13,8 @@ use crate::input::plan::{BackgroundModel, BackgroundPlan};
 use crate::models::sdxl::pipeline::Settings;
 use crate::progress::SubStep;
 
+const SUB_STEP: SubStep = SubStep::BackgroundGeneration;
+
 /// Paints `background`, and merges its product into it.
 ///
 /// # Errors
@@ -27,7 +29,6 @@ pub fn background(
         Some(product) => Some(injection::cut_out(studio, journey, product, canvas)?),
         None => None,
     };
-    const SUB_STEP: SubStep = SubStep::BackgroundGeneration;
     let scene = journey.sub_step(SUB_STEP, |journey, progress| match background.model {
         BackgroundModel::Flux => {
             let nothing = || Fault::Defect("a FLUX background has no FLUX run".to_owned());

@@ -17,6 +17,8 @@ use crate::progress::SubStep;
 /// shadow and for the cells that the outline cuts through.
 const MARGIN: f32 = 16.0;
 
+const SUB_STEP: SubStep = SubStep::FeatureInjection;
+
 /// A product ready to be placed.
 pub struct Product {
     image: RgbaImage,
@@ -53,7 +55,6 @@ pub fn inject(
     scene: &RgbImage,
     product: &Product,
 ) -> Result<RgbImage, EngineError> {
-    const SUB_STEP: SubStep = SubStep::FeatureInjection;
     journey.sub_step(SUB_STEP, |journey, progress| {
         let (width, height) = scene.dimensions();
         let mut draft = scene.clone();

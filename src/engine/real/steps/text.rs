@@ -54,7 +54,7 @@ pub fn text(
     journey.sub_step(SubStep::TextSegmentation, |journey, _| {
         let net = studio.nets.birefnet()?;
         let mask = cut_out::segment(journey, net, &picture, SubStep::TextSegmentation)?;
-        let (asset, warning) = cut_out::text(&picture, mask, &set.canvas)?;
+        let (asset, warning) = cut_out::text(&picture, &mask, &set.canvas)?;
         journey.warnings.extend(warning);
         Ok(asset)
     })
