@@ -2,7 +2,6 @@ mod birefnet;
 mod checkpoint;
 mod conv;
 mod device;
-mod engine;
 mod flux;
 mod generate;
 mod golden;
