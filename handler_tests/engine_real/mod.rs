@@ -1,5 +1,6 @@
 //! The engine with nets, on tiny checkpoints: all three steps, from a job's JSON to its pictures.
 
+mod cut_out;
 mod faults;
 mod itinerary;
 mod memory;
