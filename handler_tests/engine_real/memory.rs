@@ -1,9 +1,11 @@
 //! `auto_unload` decides what stays, never what is painted.
 
 use marquee::engine::{Ctx, Engine};
+use marquee::input::Plan;
+use marquee::job::StopReason;
 use serde_json::{Value, json};
 
-use super::{bytes, engine, planned};
+use super::{background, bytes, engine, planned, watched};
 
 #[test]
 fn the_picture_is_the_same_whatever_stays_on_the_device() {
@@ -27,20 +29,36 @@ fn the_picture_is_the_same_whatever_stays_on_the_device() {
     }
 }
 
+/// Moves to the device and from it while `plan` runs.
+fn moves(engine: &mut dyn Engine, plan: &Plan) -> (usize, usize) {
+    let memory = engine.run(plan, &Ctx::detached()).unwrap().memory;
+    let moves = memory["moves"].as_array().unwrap();
+    let count = |end: &str| moves.iter().filter(|step| step[end] == "device").count();
+    (count("to"), count("from"))
+}
+
+fn scene(unload: bool) -> Plan {
+    planned(&background(&json!({"auto_unload": unload})))
+}
+
 #[test]
 fn what_may_stay_spares_the_next_job_its_moves() {
-    let background =
-        |unload: bool| planned(&json!({"stop_step": 1, "text_content": null, "auto_unload": unload}));
-    let moves = |engine: &mut dyn Engine, unload| {
-        let memory = engine.run(&background(unload), &Ctx::detached()).unwrap().memory;
-        let moves = memory["moves"].as_array().unwrap();
-        let to = |place: &str| moves.iter().filter(|step| step["to"] == place).count();
-        (to("device"), moves.iter().filter(|step| step["from"] == "device").count())
-    };
     let mut engine = engine();
     // CLIP, T5, conditioner, transformer, VAE.
-    assert_eq!(moves(&mut engine, false), (5, 0));
-    assert_eq!(moves(&mut engine, false), (0, 0));
-    assert_eq!(moves(&mut engine, true), (0, 5));
-    assert_eq!(moves(&mut engine, true), (5, 5));
+    assert_eq!(moves(&mut engine, &scene(false)), (5, 0));
+    assert_eq!(moves(&mut engine, &scene(false)), (0, 0));
+    assert_eq!(moves(&mut engine, &scene(true)), (0, 5));
+    assert_eq!(moves(&mut engine, &scene(true)), (5, 5));
+}
+
+#[test]
+fn a_job_that_ends_early_leaves_nothing_behind_that_may_not_stay() {
+    let mut engine = engine();
+    let (stopped, _) = watched(&mut engine, &scene(true), |event, stop| {
+        if event.done == 1 {
+            stop.stop(StopReason::Requested);
+        }
+    });
+    assert!(stopped.is_err());
+    assert_eq!(moves(&mut engine, &scene(false)), (5, 0), "something stayed after the stop");
 }

@@ -1,5 +1,6 @@
 //! The engine with nets, on tiny checkpoints: all three steps, from a job's JSON to its pictures.
 
+mod cut_out;
 mod faults;
 mod itinerary;
 mod memory;
@@ -42,9 +43,14 @@ static CHECKPOINTS: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     folder
 });
 
+/// The folder of one of them: `dev`, `schnell`, `sdxl`, `controlnet`, `birefnet`.
+pub fn checkpoint(name: &str) -> String {
+    CHECKPOINTS.path().join(name).to_str().unwrap().to_owned()
+}
+
 /// The tiny checkpoints, with `flux` as FLUX.
 fn models(flux: &str) -> ModelConfig {
-    let at = |name: &str| CHECKPOINTS.path().join(name).to_str().unwrap().to_owned();
+    let at = checkpoint;
     ModelConfig {
         flux: FluxSource { model: at(flux), transformer: None, t5: None, vae: None },
         sdxl: SdxlSource { model: at("sdxl"), vae: None, controlnet: at("controlnet") },
@@ -71,7 +77,7 @@ fn engine() -> RealEngine {
 }
 
 /// A small job of all three steps, with `changes` to it; `null` takes a field out.
-fn job(changes: &Value) -> Value {
+pub fn job(changes: &Value) -> Value {
     let mut raw = json!({
         "text_content": "Sale", "bg_prompt": "a beach", "width": 256, "height": 256, "bg_steps": 2, "text_steps": 2,
         "composition_steps": 10, "composition_strength": 0.2, "seed": 4,

@@ -157,6 +157,36 @@ fn the_text_goes_where_it_is_sent_and_auto_is_one_of_these_places_or_between() {
 }
 
 #[test]
+fn an_auto_text_is_merged_with_the_prompt_of_its_band() {
+    let mut job = third_step();
+    let small = image::RgbaImage::from_fn(256, 256, |x, y| {
+        let inside = (100..150).contains(&x) && (100..120).contains(&y);
+        image::Rgba([250, 240, 200, if inside { 255 } else { 0 }])
+    });
+    job["step2_image"] = json!(base64(&small.into()));
+    // Noise everywhere but where a text at the bottom stands: 20 rows, 25 above the edge.
+    let quiet = RgbImage::from_fn(256, 256, |x, y| {
+        let value = if (210..232).contains(&y) { 90 } else { ((x * 37 + y * 91) % 251) as u8 };
+        image::Rgb([value; 3])
+    });
+    job["step1_image"] = json!(base64(&quiet.into()));
+    let [bottom, auto] = ["bottom", "auto"].map(|position| {
+        job["text_position"] = json!(position);
+        run(&job).final_image.unwrap()
+    });
+    assert!(bottom == auto, "another prompt, or another place");
+}
+
+#[test]
+fn the_phrases_edges_steer_the_text() {
+    let free = run(&json!({
+        "start_step": 2, "stop_step": 2, "controlnet_conditioning_scale": 0,
+        "step1_image": base64(EARLIER.step1.as_ref().unwrap()),
+    }));
+    assert_ne!(bytes(free.step2.as_ref()), bytes(EARLIER.step2.as_ref()));
+}
+
+#[test]
 fn an_auto_text_is_read_by_the_band_that_it_ends_up_in() {
     let at = |top: u32| {
         image::RgbaImage::from_fn(256, 256, |x, y| {

@@ -5,7 +5,7 @@
 //! ([`journey`]). Pictures depend on the plan alone: draws are [`seeds`]'s, and where a net was before does not enter its
 //! arithmetic. Must not know jobs or networks. Called through [`Engine`].
 
-mod cut_out;
+pub mod cut_out;
 pub mod fault;
 mod flux;
 pub mod itinerary;
