@@ -5,6 +5,7 @@ torchvision (deformable convolution) and timm. What inference does not use of th
 replaced by a few lines, so that it runs on machines without those packages.
 """
 
+import math
 import sys
 import types
 from pathlib import Path
@@ -83,6 +84,22 @@ def training_only(key):
     return key.startswith(("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")) or key.endswith(
         ("num_batches_tracked", "relative_position_index")
     )
+
+
+def recipe(key, shape):
+    """(kind, scale, shift) of random weights: activations near 1, offsets of deformable convolutions of a pixel or two.
+
+    `randn` or `abs_randn` (its absolute value) is scaled, then shifted. What starts at 0 or 1 in training is neither here.
+    """
+    if key.endswith("running_var"):
+        return "abs_randn", 0.25, 0.75
+    if key.endswith("running_mean"):
+        return "randn", 0.1, 0.0
+    if key.endswith("relative_position_bias_table"):
+        return "randn", 0.5, 0.0
+    if len(shape) == 1:
+        return ("randn", 0.1, 1.0) if key.endswith("weight") else ("randn", 0.05, 0.0)
+    return "randn", (1.5 if "offset_conv" in key else 1.0) / math.sqrt(math.prod(shape[1:])), 0.0
 
 
 @torch.no_grad()

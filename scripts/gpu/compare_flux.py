@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Holds marquee's FLUX against diffusers' on the same files, seed and token ids, and prints what both are worth.
 
-    python3 scripts/gpu/make_full_size_flux.py /tmp/flux-random
-    python3 scripts/gpu/compare_flux.py /tmp/flux-random --program target/release/examples/flux_measure \\
+    python3 scripts/gpu/make_full_size.py /tmp/marquee-full --only flux
+    python3 scripts/gpu/compare_flux.py /tmp/marquee-full/flux --program target/release/examples/flux_measure \\
         --output docs/measurements/flux-parity-h100.json
 
 diffusers runs in bf16 and, as the reference, in f32 with TF32 off; marquee in bf16 and f32. Three comparisons:
@@ -300,7 +300,7 @@ def main():
     report = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": {name: __import__(name).__version__ for name in ("torch", "diffusers", "transformers")},
-        "checkpoint": "random weights of FLUX.1-dev's size (scripts/gpu/make_full_size_flux.py)",
+        "checkpoint": "random weights of FLUX.1-dev's size (scripts/gpu/make_full_size.py)",
         "width": args.width, "height": args.height, "steps": args.steps, "guidance": args.guidance, "seed": args.seed,
         "reference_picture_standard_deviation": spread,
         "rows": table, "verdicts": verdicts, "passed": passed,
