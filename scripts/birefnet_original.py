@@ -16,6 +16,9 @@ import torch
 PUBLISHED = {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12}
 
 
+STUBBED = ("kornia", "einops", "dataset", "huggingface_hub")
+
+
 def _rearrange(x, pattern, hg, wg):
     assert pattern == "b c (hg h) (wg w) -> b (c hg wg) h w", pattern
     batch, channels, height, width = x.shape
@@ -45,13 +48,14 @@ def build(checkout, backbone=None):
     if not (checkout / "models/birefnet.py").is_file():
         raise SystemExit(f"{checkout}: expected a checkout of BiRefNet's repository (models/birefnet.py is missing)")
     sizes = dict(backbone or PUBLISHED)
+    before = dict(sys.modules)
+    for name in [name for name in sys.modules if name == "config" or name.split(".")[0] == "models"]:
+        del sys.modules[name]
     _stub("kornia")
     _stub("kornia.filters", laplacian=None)
     _stub("einops", rearrange=_rearrange)
     _stub("dataset", class_labels_TR_sorted=[])
-    _stub("huggingface_hub", PyTorchModelHubMixin=_Hub) if "huggingface_hub" not in sys.modules else None
-    for name in [name for name in sys.modules if name == "config" or name.split(".")[0] == "models"]:
-        del sys.modules[name]
+    _stub("huggingface_hub", PyTorchModelHubMixin=_Hub)
     sys.path.insert(0, str(checkout))
     try:
         import config
@@ -77,6 +81,10 @@ def build(checkout, backbone=None):
         return net
     finally:
         sys.path.remove(str(checkout))
+        # Other libraries want the real ones.
+        for name in [name for name in sys.modules if name.split(".")[0] in (*STUBBED, "config", "models")]:
+            del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if name not in sys.modules})
 
 
 def training_only(key):
