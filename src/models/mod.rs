@@ -12,6 +12,7 @@ pub mod generate;
 pub mod image_processor;
 pub mod ops;
 pub mod parity;
+pub mod published;
 pub mod rng;
 pub mod schedulers;
 pub mod sdxl;

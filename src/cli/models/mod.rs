@@ -1,13 +1,16 @@
-//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens), `models` (checkpoints).
+//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens), `bench` (times), `models`
+//! (checkpoints).
 //!
 //! Synchronous programs on the main thread: they serve no jobs.
 
 mod args;
+mod bench;
 mod generate;
 
 use std::path::Path;
 
 pub use args::{CheckpointArgs, ModelCommand, ModelsOptions, ParityOptions, TinyFamily};
+pub use bench::BenchOptions;
 pub use generate::GenerateArgs;
 
 use super::Exit;
@@ -20,6 +23,7 @@ use crate::models::{parity, tiny};
 pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
     let result = match options.command {
         ModelCommand::Generate(args) => generate::generate(&config.models, &args),
+        ModelCommand::Bench(options) => bench::bench(&config.models, &options),
         ModelCommand::Parity(options) => compare(&config.models, &options.folder),
         ModelCommand::Tiny { folder, family } => {
             let written = match family {
