@@ -12,19 +12,14 @@ context was open, `taken_bytes`.
 import argparse
 import ctypes
 import json
-import re
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from worker import size
 
 CHUNK = 256 << 20
 FINE = 2 << 20
-UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 1000, "mb": 10**6, "gb": 10**9}
-
-
-def size(text):
-    found = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", text.strip())
-    if not found or found[2].lower() not in UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 22GiB")
-    return int(float(found[1]) * UNITS[found[2].lower()])
 
 
 class Cuda:

@@ -22,7 +22,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 GIB = 1 << 30
-LINE = re.compile(r"\[(?P<label>[^\]]+)\] GPU Memory: allocated=(?P<allocated>[\d.]+)GB, reserved=(?P<reserved>[\d.]+)GB")
+# The sentence tells 0.01 GiB, the fields behind it bytes.
+LINE = re.compile(r"\[(?P<label>[^\]]+)\] GPU Memory: allocated=[\d.]+GB, reserved=[\d.]+GB.*\ballocated_bytes=(?P<allocated>\d+) reserved_bytes=(?P<reserved>\d+)")
 PROMPTS = (
     "a wooden table in soft morning light", "a beach at noon, fine sand", "the old harbour at dusk, lanterns", "a marble shelf in a bathroom",
     "wet asphalt at night, neon signs", "a bowl of lemons in a bright kitchen", "first snow in the mountains", "a garden after the rain",
@@ -60,6 +61,17 @@ class Driver:
         text = ctypes.create_string_buffer(96)
         self.nvml.nvmlDeviceGetName(self.handle, text, 96)
         return text.value.decode()
+
+
+UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+def size(text):
+    """`22GiB` in bytes."""
+    found = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", text.strip())
+    if not found or found[2].lower() not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 22GiB")
+    return int(float(found[1]) * UNITS[found[2].lower()])
 
 
 class Failed(Exception):
@@ -193,7 +205,7 @@ class Worker:
         rows = []
         for at, line in self.log:
             if found := LINE.search(line):
-                rows.append((at, found["label"], float(found["allocated"]) * GIB, float(found["reserved"]) * GIB))
+                rows.append((at, found["label"], int(found["allocated"]), int(found["reserved"])))
         return rows
 
     def call(self, method, path, body=None):
