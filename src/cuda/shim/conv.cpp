@@ -1,0 +1,180 @@
+// Two-dimensional convolution, channels last, through cuDNN's graph API.
+//
+//   y[n, p, q, o] = sum over r, s, i of x[n, stride p + r - before, stride q + s - before, i] w[o, r, s, i]
+//                   + bias[o] + residual[n, p, q, o]
+//
+// Rounding: products and sums are f32 (f32 tensors: no TF32), one rounding to the tensors' type at the end; bias and
+// residual enter before it. Source: cuDNN 9 developer guide, "Graph API", convolution forward with pointwise epilogue.
+// FLOPs: 2 n p q o r s i.
+//
+// Building a plan costs milliseconds to seconds, so plans live as long as the process, one for each shape. cuDNN is
+// opened at run time by shim/cudnn.cpp; without it `marquee_conv_plan` says so and callers take another way.
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+
+#include "cudnn_library.h"
+
+namespace {
+
+namespace fe = cudnn_frontend;
+
+enum Tensor : int64_t { X = 1, W, BIAS, RESIDUAL, Y };
+
+}  // namespace
+
+extern "C" {
+
+// Mirrored by `Shape` in conv.rs.
+struct marquee_conv_shape {
+    int32_t dtype;  // 0 f32, 1 f16, 2 bf16
+    int32_t batch, height, width, inputs, outputs, kernel, stride;
+    int32_t before, after;  // zeros above and left, below and right
+    int32_t bias, residual;  // 1: added
+};
+
+}
+
+namespace {
+
+using Key = std::tuple<int, int, int, int, int, int, int, int, int, int, int, int>;
+
+Key key_of(const marquee_conv_shape& s) {
+    return {s.dtype,  s.batch,  s.height, s.width, s.inputs, s.outputs,
+            s.kernel, s.stride, s.before, s.after, s.bias,   s.residual};
+}
+
+struct Plan {
+    fe::graph::Graph graph;
+    int64_t workspace = 0;
+};
+
+// The operation graph, without plans.
+fe::error_t describe(fe::graph::Graph& graph, const marquee_conv_shape& s) {
+    const auto type = s.dtype == 0 ? fe::DataType_t::FLOAT : s.dtype == 1 ? fe::DataType_t::HALF : fe::DataType_t::BFLOAT16;
+    graph.set_io_data_type(type)
+        .set_intermediate_data_type(fe::DataType_t::FLOAT)
+        .set_compute_data_type(fe::DataType_t::FLOAT);
+    const auto picture = [&](const char* name, int64_t uid, int64_t h, int64_t w, int64_t c) {
+        return fe::graph::Tensor_attributes().set_name(name).set_uid(uid).set_dim({s.batch, c, h, w}).set_stride(
+            {h * w * c, 1, w * c, c});
+    };
+    const int64_t kernel = s.kernel, inputs = s.inputs, outputs = s.outputs;
+    const int64_t rows = (s.height + s.before + s.after - s.kernel) / s.stride + 1;
+    const int64_t columns = (s.width + s.before + s.after - s.kernel) / s.stride + 1;
+    auto x = graph.tensor(picture("x", X, s.height, s.width, inputs));
+    auto w = graph.tensor(fe::graph::Tensor_attributes()
+                              .set_name("w")
+                              .set_uid(W)
+                              .set_dim({outputs, inputs, kernel, kernel})
+                              .set_stride({kernel * kernel * inputs, 1, kernel * inputs, inputs}));
+    auto y = graph.conv_fprop(x, w,
+                              fe::graph::Conv_fprop_attributes()
+                                  .set_pre_padding({s.before, s.before})
+                                  .set_post_padding({s.after, s.after})
+                                  .set_stride({s.stride, s.stride})
+                                  .set_dilation({1, 1}));
+    const auto add = fe::graph::Pointwise_attributes().set_mode(fe::PointwiseMode_t::ADD);
+    if (s.bias) {
+        auto bias = graph.tensor(fe::graph::Tensor_attributes()
+                                     .set_name("bias")
+                                     .set_uid(BIAS)
+                                     .set_dim({1, outputs, 1, 1})
+                                     .set_stride({outputs, 1, outputs, outputs}));
+        y = graph.pointwise(y, bias, add);
+    }
+    if (s.residual) {
+        auto residual = graph.tensor(picture("residual", RESIDUAL, rows, columns, outputs));
+        y = graph.pointwise(y, residual, add);
+    }
+    y->set_output(true)
+        .set_uid(Y)
+        .set_data_type(type)
+        .set_dim({s.batch, outputs, rows, columns})
+        .set_stride({rows * columns * outputs, 1, columns * outputs, outputs});
+    // Tensor cores would multiply f32 in TF32.
+    if (s.dtype == 0) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
+    return graph.validate();
+}
+
+fe::error_t build(Plan& plan, const marquee_conv_shape& s, cudnnHandle_t handle) {
+    auto error = describe(plan.graph, s);
+    if (error.is_good()) error = plan.graph.build_operation_graph(handle);
+    if (error.is_good()) error = plan.graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+    if (error.is_good()) plan.graph.deselect_workspace_greater_than(MARQUEE_CONV_WORKSPACE);
+    if (error.is_good()) error = plan.graph.check_support();
+    if (error.is_good()) error = plan.graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
+    if (error.is_good()) plan.workspace = plan.graph.get_workspace_size();
+    return error;
+}
+
+std::mutex plans_mutex;
+std::map<Key, std::unique_ptr<Plan>> plans;
+
+}  // namespace
+
+extern "C" {
+
+// Finds or builds the plan of a shape. 0, `*plan` (never freed) and `*workspace` in bytes; else 1 and a message.
+int marquee_conv_plan(const marquee_conv_shape* shape, void** plan, size_t* workspace, char* message, size_t room) {
+    try {
+        const auto key = key_of(*shape);
+        {
+            const std::lock_guard<std::mutex> lock(plans_mutex);
+            const auto found = plans.find(key);
+            if (found != plans.end()) {
+                *plan = found->second.get();
+                *workspace = found->second->workspace;
+                return 0;
+            }
+        }
+        // Outside the lock: several threads may build different shapes at the same time, each with a handle of its own.
+        cudnnHandle_t handle = marquee_cudnn_handle(message, room);
+        if (!handle) return 1;
+        auto made = std::make_unique<Plan>();
+        auto error = build(*made, *shape, handle);
+        if (error.is_bad()) {
+            std::snprintf(message, room, "%s", error.get_message().c_str());
+            return 1;
+        }
+        const std::lock_guard<std::mutex> lock(plans_mutex);
+        auto& kept = plans[key];
+        if (!kept) kept = std::move(made);
+        *plan = kept.get();
+        *workspace = kept->workspace;
+        return 0;
+    } catch (const std::exception& error) {
+        std::snprintf(message, room, "%s", error.what());
+        return 1;
+    }
+}
+
+// Runs a plan. `bias` and `residual` may be null where the shape has none.
+int marquee_conv_run(void* plan, const void* x, const void* w, const void* bias, const void* residual, void* y,
+                     void* workspace, cudaStream_t stream, char* message, size_t room) {
+    try {
+        cudnnHandle_t handle = marquee_cudnn_handle(message, room);
+        if (!handle) return 1;
+        if (fe::detail::set_stream(handle, stream) != CUDNN_STATUS_SUCCESS) {
+            std::snprintf(message, room, "cuDNN refuses the stream");
+            return 1;
+        }
+        auto* made = static_cast<Plan*>(plan);
+        std::unordered_map<int64_t, void*> pack{{X, const_cast<void*>(x)}, {W, const_cast<void*>(w)}, {Y, y}};
+        if (bias) pack[BIAS] = const_cast<void*>(bias);
+        if (residual) pack[RESIDUAL] = const_cast<void*>(residual);
+        auto error = made->graph.execute(handle, pack, workspace);
+        if (error.is_good()) return 0;
+        std::snprintf(message, room, "%s", error.get_message().c_str());
+        return 1;
+    } catch (const std::exception& error) {
+        std::snprintf(message, room, "%s", error.what());
+        return 1;
+    }
+}
+
+}  // extern "C"
