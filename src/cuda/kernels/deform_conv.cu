@@ -10,7 +10,7 @@
 // Bytes: 4 pixels' channels read (from L2) and one written for each tap. A kernel of 7 x 7 over 64 channels at 256 x 256 has
 // 411 MB of columns in 16 bit, so callers take `count` pixels at a time.
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -30,16 +30,16 @@ __global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, co
         const int64_t within = pixel % (static_cast<int64_t>(height) * width);
         const T* picture = x + (pixel - within) * channels + pack * N;
         const float row = static_cast<float>(static_cast<int>(within / width) + tap / kernel - kernel / 2) +
-                          widen(offset[pixel * 2 * taps + 2 * tap]);
+                          wide(offset[pixel * 2 * taps + 2 * tap]);
         const float column = static_cast<float>(static_cast<int>(within % width) + tap % kernel - kernel / 2) +
-                             widen(offset[pixel * 2 * taps + 2 * tap + 1]);
+                             wide(offset[pixel * 2 * taps + 2 * tap + 1]);
         float sum[N];
         for (int i = 0; i < N; ++i) sum[i] = 0.0f;
         // A place that is no number is no place.
         if (row > -1.0f && column > -1.0f && row < static_cast<float>(height) && column < static_cast<float>(width)) {
             const float top = floorf(row), left = floorf(column);
             const float down = row - top, right = column - left;
-            const float mask = 2.0f * rounded<T>(sigmoid(widen(modulation[pixel * taps + tap])));
+            const float mask = 2.0f * rounded<T>(sigmoid(wide(modulation[pixel * taps + tap])));
             const int at_row = static_cast<int>(top), at_column = static_cast<int>(left);
 #pragma unroll
             for (int corner = 0; corner < 4; ++corner) {
@@ -47,12 +47,12 @@ __global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, co
                 const int r = at_row + below, c = at_column + beside;
                 if (r >= 0 && r < height && c >= 0 && c < width) {
                     const float weight = mask * (below ? down : 1.0f - down) * (beside ? right : 1.0f - right);
-                    const auto v = Pack<T, N>::load(picture + (static_cast<int64_t>(r) * width + c) * channels);
+                    const auto v = Lanes<T, N>::load(picture + (static_cast<int64_t>(r) * width + c) * channels);
                     for (int i = 0; i < N; ++i) sum[i] += weight * v[i];
                 }
             }
         }
-        Pack<T, N> out;
+        Lanes<T, N> out;
         for (int i = 0; i < N; ++i) out.set(i, sum[i]);
         out.store(columns + item * N);
     }
@@ -61,22 +61,18 @@ __global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, co
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
 // x (batch, height, width, channels), offset (…, 2 kernel²), modulation (…, kernel²) before its sigmoid: columns (count,
 // kernel², channels) of the pixels from `first` on, counted over the whole batch.
-int marquee_deform_gather(int dtype, const void* x, const void* offset, const void* modulation, void* columns, int height,
+MARQUEE_EXPORT int marquee_deform_gather(int format, const void* x, const void* offset, const void* modulation, void* columns, int height,
                           int width, int channels, int kernel, int64_t first, int64_t count, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = count * kernel * kernel * (channels / N);
-        gather<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        gather<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(modulation),
             static_cast<T*>(columns), height, width, channels, kernel, first, count);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
-
-}  // extern "C"

@@ -10,7 +10,7 @@
 // from 0 costs no digits; counts, means and squared deviations are then merged pairwise (Chan, Golub, LeVeque 1983).
 // Bytes: x is read twice, y written once.
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -51,15 +51,15 @@ __global__ void moments(const T* __restrict__ x, const T* __restrict__ shift, Mo
         float base[N], sum[N], squares[N], extra[N];
         for (int i = 0; i < N; ++i) {
             sum[i] = squares[i] = base[i] = 0.0f;
-            extra[i] = shift ? widen(shift[blockIdx.y * channels + column * N + i]) : 0.0f;
+            extra[i] = shift ? wide(shift[blockIdx.y * channels + column * N + i]) : 0.0f;
         }
         if (first + row < last) {
-            const auto v = Pack<T, N>::load(picture + (first + row) * channels + column * N);
+            const auto v = Lanes<T, N>::load(picture + (first + row) * channels + column * N);
             for (int i = 0; i < N; ++i) base[i] = shift ? rounded<T>(v[i] + extra[i]) : v[i];
         }
 #pragma unroll 4
         for (int64_t pixel = first + row; pixel < last; pixel += rows) {
-            const auto v = Pack<T, N>::load(picture + pixel * channels + column * N);
+            const auto v = Lanes<T, N>::load(picture + pixel * channels + column * N);
             for (int i = 0; i < N; ++i) {
                 const float off = (shift ? rounded<T>(v[i] + extra[i]) : v[i]) - base[i];
                 sum[i] += off;
@@ -128,10 +128,10 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, 
         const float inverse = rsqrtf(variance + eps);
         for (int i = threadIdx.x % 32; i < chunks.width; i += 32) {
             const int channel = group * chunks.width + i;
-            const float by = inverse * widen(weight[channel]);
+            const float by = inverse * wide(weight[channel]);
             scale[channel] = by;
-            offset[channel] = widen(bias[channel]) - all.mean * by;
-            extra[channel] = shift ? widen(shift[blockIdx.y * channels + channel]) : 0.0f;
+            offset[channel] = wide(bias[channel]) - all.mean * by;
+            extra[channel] = shift ? wide(shift[blockIdx.y * channels + channel]) : 0.0f;
         }
     }
     __syncthreads();
@@ -146,7 +146,7 @@ __global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, 
     const int turn = static_cast<int>(step % per_pixel);
 #pragma unroll 4
     for (int64_t pack = start; pack < packs; pack += step) {
-        auto v = Pack<T, N>::load(from + pack * N);
+        auto v = Lanes<T, N>::load(from + pack * N);
         for (int i = 0; i < N; ++i) {
             const int channel = column * N + i;
             float value = v[i];
@@ -199,26 +199,24 @@ int statistics(const T* x, const T* shift, Moments* scratch, int batch, int64_t 
         chunks.count = 1;
         found = merged;
     }
-    return static_cast<int>(cudaGetLastError());
+    return launched();
 }
 
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
 // Bytes of `scratch` that the functions below need.
-size_t marquee_group_norm_scratch(int batch, int groups) {
+MARQUEE_EXPORT size_t marquee_group_norm_scratch(int batch, int groups) {
     return static_cast<size_t>(2 * marquee::multiprocessors() + batch + batch) * groups * sizeof(marquee::Moments);
 }
 
 // x, y (batch, pixels, channels); shift (batch, channels) or null; weight, bias (channels).
-int marquee_group_norm(int dtype, const void* x, const void* shift, const void* weight, const void* bias, void* y,
+MARQUEE_EXPORT int marquee_group_norm(int format, const void* x, const void* shift, const void* weight, const void* bias, void* y,
                        void* scratch, int batch, int64_t pixels, int channels, int groups, float eps, int silu,
                        cudaStream_t stream) {
     using namespace marquee;
     if (groups < 1 || channels % groups) return static_cast<int>(cudaErrorInvalidValue);
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const auto* from = static_cast<const T*>(x);
@@ -240,16 +238,16 @@ int marquee_group_norm(int dtype, const void* x, const void* shift, const void* 
         } else {
             normalise<T, N, false><<<grid, 256, shared, stream>>>(from, extra, w, b, found, chunks, eps, static_cast<T*>(y));
         }
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // y (batch, channels): the mean of x (batch, pixels, channels) over pixels, summed in f32, rounded once. `scratch` as for
 // a norm of `channels` groups.
-int marquee_pixel_mean(int dtype, const void* x, void* y, void* scratch, int batch, int64_t pixels, int channels,
+MARQUEE_EXPORT int marquee_pixel_mean(int format, const void* x, void* y, void* scratch, int batch, int64_t pixels, int channels,
                        cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         Chunks chunks{};
@@ -259,8 +257,6 @@ int marquee_pixel_mean(int dtype, const void* x, void* y, void* scratch, int bat
             return error;
         }
         means<<<(batch * channels + 255) / 256, 256, 0, stream>>>(found, static_cast<T*>(y), batch * channels);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
-
-}  // extern "C"

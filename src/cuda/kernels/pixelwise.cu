@@ -8,7 +8,7 @@
 //
 // Bytes: every operand is read once, y written once.
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -29,7 +29,7 @@ __global__ void batch_norm(const T* __restrict__ x, const float* __restrict__ we
     for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
          item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
         const int channel = static_cast<int>(item % packs) * N;
-        auto v = Pack<T, N>::load(x + item * N);
+        auto v = Lanes<T, N>::load(x + item * N);
         for (int i = 0; i < N; ++i) {
             const float value = v[i] * scale[channel + i] + offset[channel + i];
             v.set(i, Relu ? fmaxf(value, 0.0f) : value);
@@ -42,8 +42,8 @@ template <typename T, int N>
 __global__ void gate(const T* __restrict__ x, const T* __restrict__ g, T* __restrict__ y, int64_t items, int packs) {
     for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
          item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-        const float by = rounded<T>(sigmoid(widen(g[item / packs])));
-        auto v = Pack<T, N>::load(x + item * N);
+        const float by = rounded<T>(sigmoid(wide(g[item / packs])));
+        auto v = Lanes<T, N>::load(x + item * N);
         for (int i = 0; i < N; ++i) v.set(i, v[i] * by);
         v.store(y + item * N);
     }
@@ -55,8 +55,8 @@ __global__ void geglu(const T* __restrict__ x, T* __restrict__ y, int64_t items,
          item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
         const int64_t row = item / packs;
         const T* from = x + (row * packs + item) * N;  // rows are twice as wide
-        auto v = Pack<T, N>::load(from);
-        const auto g = Pack<T, N>::load(from + static_cast<int64_t>(packs) * N);
+        auto v = Lanes<T, N>::load(from);
+        const auto g = Lanes<T, N>::load(from + static_cast<int64_t>(packs) * N);
         for (int i = 0; i < N; ++i) {
             v.set(i, v[i] * rounded<T>(0.5f * g[i] * (1.0f + erff(g[i] * 0.70710678118654752f))));
         }
@@ -69,9 +69,9 @@ __global__ void scaled_sum(const T* __restrict__ a, const T* __restrict__ b, T* 
                            int64_t items) {
     for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
          item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-        auto v = Pack<T, N>::load(b + item * N);
+        auto v = Lanes<T, N>::load(b + item * N);
         if (a) {
-            const auto w = Pack<T, N>::load(a + item * N);
+            const auto w = Lanes<T, N>::load(a + item * N);
             for (int i = 0; i < N; ++i) v.set(i, w[i] + rounded<T>(scale * v[i]));
         } else {
             for (int i = 0; i < N; ++i) v.set(i, scale * v[i]);
@@ -83,13 +83,11 @@ __global__ void scaled_sum(const T* __restrict__ a, const T* __restrict__ b, T* 
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
 // x, y (pixels, channels); the other four (channels) f32.
-int marquee_batch_norm(int dtype, const void* x, const float* weight, const float* bias, const float* mean,
+MARQUEE_EXPORT int marquee_batch_norm(int format, const void* x, const float* weight, const float* bias, const float* mean,
                        const float* variance, void* y, int64_t pixels, int channels, int relu, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = pixels * (channels / N);
@@ -103,47 +101,45 @@ int marquee_batch_norm(int dtype, const void* x, const float* weight, const floa
         } else {
             batch_norm<T, N, false><<<blocks, 256, shared, stream>>>(from, weight, bias, mean, variance, to, items, channels);
         }
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // x, y (pixels, channels), g (pixels).
-int marquee_gate(int dtype, const void* x, const void* g, void* y, int64_t pixels, int channels, cudaStream_t stream) {
+MARQUEE_EXPORT int marquee_gate(int format, const void* x, const void* g, void* y, int64_t pixels, int channels, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = pixels * (channels / N);
-        gate<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        gate<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(x), static_cast<const T*>(g), static_cast<T*>(y), items, channels / N);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // x (rows, 2 inner): values, then gates. y (rows, inner).
-int marquee_geglu(int dtype, const void* x, void* y, int64_t rows, int inner, cudaStream_t stream) {
+MARQUEE_EXPORT int marquee_geglu(int format, const void* x, void* y, int64_t rows, int inner, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, inner, [&](auto zero, auto length) {
+    return by_format(format, inner, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = rows * (inner / N);
-        geglu<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(static_cast<const T*>(x), static_cast<T*>(y),
+        geglu<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(static_cast<const T*>(x), static_cast<T*>(y),
                                                                        items, inner / N);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // a (count) or null, b, y (count).
-int marquee_scaled_sum(int dtype, const void* a, const void* b, void* y, float scale, int64_t count, cudaStream_t stream) {
+MARQUEE_EXPORT int marquee_scaled_sum(int format, const void* a, const void* b, void* y, float scale, int64_t count, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, count, [&](auto zero, auto length) {
+    return by_format(format, count, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = count / N;
-        scaled_sum<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        scaled_sum<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), scale, items);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
-
-}  // extern "C"

@@ -7,7 +7,7 @@
 //
 // Bytes: y written once; x read once (nearest, columns) or four times, mostly from caches (bilinear).
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -25,7 +25,7 @@ __global__ void nearest(const T* __restrict__ x, T* __restrict__ y, int h, int w
         const int64_t picture = line / height;
         const int from_row = min(static_cast<int>(floorf(row * down)), h - 1);
         const int from_column = min(static_cast<int>(floorf(column * across)), w - 1);
-        Pack<T, N>::load(x + (((picture * h + from_row) * w + from_column) * packs + pack) * N).store(y + item * N);
+        Lanes<T, N>::load(x + (((picture * h + from_row) * w + from_column) * packs + pack) * N).store(y + item * N);
     }
 }
 
@@ -53,11 +53,11 @@ __global__ void bilinear(const T* __restrict__ x, T* __restrict__ y, int h, int 
         const Tap row = tap(static_cast<int>(line % height), down, h);
         const Tap column = tap(static_cast<int>(pixel % width), across, w);
         const auto at = [&](int r, int c) {
-            return Pack<T, N>::load(x + (((picture * h + r) * w + c) * packs + pack) * N);
+            return Lanes<T, N>::load(x + (((picture * h + r) * w + c) * packs + pack) * N);
         };
         const auto v00 = at(row.at, column.at), v01 = at(row.at, column.at + column.step);
         const auto v10 = at(row.at + row.step, column.at), v11 = at(row.at + row.step, column.at + column.step);
-        Pack<T, N> out;
+        Lanes<T, N> out;
         for (int i = 0; i < N; ++i) {
             const float upper = v00[i] * (1.0f - column.weight) + v01[i] * column.weight;
             const float lower = v10[i] * (1.0f - column.weight) + v11[i] * column.weight;
@@ -72,61 +72,57 @@ __global__ void columns(const T* __restrict__ x, T* __restrict__ y, int packs, i
     for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
          item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
         const int64_t row = item / packs;
-        Pack<T, N>::load(x + item * N).store(y + row * stride + at + static_cast<int>(item % packs) * N);
+        Lanes<T, N>::load(x + item * N).store(y + row * stride + at + static_cast<int>(item % packs) * N);
     }
 }
 
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
 // x (batch, h, w, channels) to y (batch, height, width, channels).
-int marquee_upsample_nearest(int dtype, const void* x, void* y, int batch, int h, int w, int height, int width,
+MARQUEE_EXPORT int marquee_upsample_nearest(int format, const void* x, void* y, int batch, int h, int w, int height, int width,
                              int channels, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = static_cast<int64_t>(batch) * height * width * (channels / N);
-        nearest<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        nearest<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(x), static_cast<T*>(y), h, w, height, width, channels / N, items,
             static_cast<float>(h) / static_cast<float>(height), static_cast<float>(w) / static_cast<float>(width));
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // As above, bilinear with aligned corners.
-int marquee_resize_bilinear(int dtype, const void* x, void* y, int batch, int h, int w, int height, int width,
+MARQUEE_EXPORT int marquee_resize_bilinear(int format, const void* x, void* y, int batch, int h, int w, int height, int width,
                             int channels, cudaStream_t stream) {
     using namespace marquee;
-    return by_type(dtype, channels, [&](auto zero, auto length) {
+    return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = static_cast<int64_t>(batch) * height * width * (channels / N);
         const auto ratio = [](int from, int to) {
             return to > 1 ? static_cast<float>(from - 1) / static_cast<float>(to - 1) : 0.0f;
         };
-        bilinear<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        bilinear<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(x), static_cast<T*>(y), h, w, height, width, channels / N, items, ratio(h, height),
             ratio(w, width));
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
 
 // x (rows, channels) into y (rows, stride) from column `at` on.
-int marquee_copy_columns(int dtype, const void* x, void* y, int64_t rows, int channels, int stride, int at,
+MARQUEE_EXPORT int marquee_copy_columns(int format, const void* x, void* y, int64_t rows, int channels, int stride, int at,
                          cudaStream_t stream) {
     using namespace marquee;
     // A pack must divide all three; their common bits decide.
-    return by_type(dtype, channels | stride | at, [&](auto zero, auto length) {
+    return by_format(format, channels | stride | at, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = rows * (channels / N);
-        columns<T, N><<<blocks_for(items, 256, 1 << 30), 256, 0, stream>>>(
+        columns<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
             static_cast<const T*>(x), static_cast<T*>(y), channels / N, stride, at, items);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
-
-}  // extern "C"

@@ -4,7 +4,7 @@
 // matrix product in f32, some rows at a time so that they stay in L2, weights go into another.
 // Bytes: x is read twice, the second time from L2; y is written once.
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -18,7 +18,7 @@ __global__ void softmax(const float* __restrict__ x, T* __restrict__ y, int64_t 
     const float by = scale * 1.4426950408889634f;
     float most = -INFINITY, sum = 0.0f;
     for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
-        const auto v = Pack<float, 4>::load(row + i);
+        const auto v = Lanes<float, 4>::load(row + i);
         const float here = fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3])) * by;
         if (here > most) {
             sum *= exp2f(most - here);
@@ -40,8 +40,8 @@ __global__ void softmax(const float* __restrict__ x, T* __restrict__ y, int64_t 
     for (int i = 0; i < warps; ++i) sum += total[i];
     const float inverse = 1.0f / sum;
     for (int64_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
-        const auto v = Pack<float, 4>::load(row + i);
-        Pack<T, 4> out;
+        const auto v = Lanes<float, 4>::load(row + i);
+        Lanes<T, 4> out;
         for (int k = 0; k < 4; ++k) out.set(k, exp2f(v[k] * by - all) * inverse);
         out.store(y + blockIdx.x * width + i);
     }
@@ -50,17 +50,13 @@ __global__ void softmax(const float* __restrict__ x, T* __restrict__ y, int64_t 
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
-// x (rows, width) f32, scale > 0; y the same shape in `dtype`. `width` is a multiple of 4.
-int marquee_softmax(int dtype, const float* x, void* y, int64_t rows, int64_t width, float scale, cudaStream_t stream) {
+// x (rows, width) f32, scale > 0; y the same shape in `format`. `width` is a multiple of 4.
+MARQUEE_EXPORT int marquee_softmax(int format, const float* x, void* y, int64_t rows, int64_t width, float scale, cudaStream_t stream) {
     using namespace marquee;
     if (width % 4) return static_cast<int>(cudaErrorInvalidValue);
-    return by_type(dtype, 8, [&](auto zero, auto) {
+    return by_format(format, 8, [&](auto zero, auto) {
         using T = decltype(zero);
         softmax<T><<<static_cast<unsigned>(rows), 512, 0, stream>>>(x, static_cast<T*>(y), width, scale);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     });
 }
-
-}  // extern "C"

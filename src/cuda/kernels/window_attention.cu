@@ -11,7 +11,7 @@
 // the end. Source: Liu et al. 2021, Swin Transformer; the fragments' layout from the PTX manual, mma.m16n8k16.
 // Bytes: q, k, v are read once for each window, out written once. FLOPs: 4 * 32 * tokens² a head and window.
 
-#include "pack.cuh"
+#include "lanes.cuh"
 
 namespace marquee {
 namespace {
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__((Window * Window + 15) / 16 * 32)
         const int x = (blockIdx.x * Window + column + shift) % padded_width;
         places[token] = token < kTokens && y < height && x < width ? y * width + x : -1;
     }
-    for (int i = threadIdx.x; i < kSpan * kSpan; i += blockDim.x) distances[i] = widen(table[i * heads + head]);
+    for (int i = threadIdx.x; i < kSpan * kSpan; i += blockDim.x) distances[i] = wide(table[i * heads + head]);
     __syncthreads();
 
     const T* map = qkv + static_cast<int64_t>(item) * height * width * 3 * channels + head * kHead;
@@ -103,11 +103,11 @@ __global__ void __launch_bounds__((Window * Window + 15) / 16 * 32)
         const int place = places[token];
         const int channel = part * channels + pack * 8;
         if (place >= 0) {
-            Pack<T, 8>::load(map + static_cast<int64_t>(place) * 3 * channels + channel).store(to);
+            Lanes<T, 8>::load(map + static_cast<int64_t>(place) * 3 * channels + channel).store(to);
         } else if (token < kTokens) {
-            Pack<T, 8>::load(bias + head * kHead + channel).store(to);
+            Lanes<T, 8>::load(bias + head * kHead + channel).store(to);
         } else {
-            Pack<T, 8> nothing;
+            Lanes<T, 8> nothing;
             for (int k = 0; k < 8; ++k) nothing.set(k, 0.0f);
             nothing.store(to);
         }
@@ -202,7 +202,7 @@ int launch(const void* qkv, const void* bias, const void* table, void* out, int 
         kernel<<<grid, (tokens + 15) / 16 * 32, 0, stream>>>(
             static_cast<const T*>(qkv), static_cast<const T*>(bias), static_cast<const T*>(table), static_cast<T*>(out),
             height, width, heads, shift, scale);
-        return static_cast<int>(cudaGetLastError());
+        return launched();
     };
     switch (window) {
         case 7:
@@ -217,14 +217,12 @@ int launch(const void* qkv, const void* bias, const void* table, void* out, int 
 }  // namespace
 }  // namespace marquee
 
-extern "C" {
-
 // qkv (batch, height, width, 3 heads * 32): queries, keys, values; bias (3 heads * 32); table ((2 window - 1)², heads); out
 // (batch, height, width, heads * 32). f16 (1) or bf16 (2); windows of 7 or 12.
-int marquee_window_attention(int dtype, const void* qkv, const void* bias, const void* table, void* out, int batch,
+MARQUEE_EXPORT int marquee_window_attention(int format, const void* qkv, const void* bias, const void* table, void* out, int batch,
                              int height, int width, int heads, int window, int shift, float scale, cudaStream_t stream) {
     using namespace marquee;
-    switch (dtype) {
+    switch (format) {
         case 1:
             return launch<__half>(qkv, bias, table, out, batch, height, width, heads, window, shift, scale, stream);
         case 2:
@@ -233,5 +231,3 @@ int marquee_window_attention(int dtype, const void* qkv, const void* bias, const
             return static_cast<int>(cudaErrorInvalidValue);
     }
 }
-
-}  // extern "C"

@@ -8,7 +8,7 @@
 // FLOPs: 2 n p q o r s i.
 //
 // Building a plan costs milliseconds to seconds, so plans live as long as the process, one for each shape. cuDNN is
-// opened at run time by shim/cudnn.cpp; without it `marquee_conv_plan` says so and callers take another way.
+// opened at run time (cudnn_loader.cpp); without it `marquee_conv_plan` fails and callers take another way.
 
 #include <map>
 #include <memory>
@@ -17,7 +17,9 @@
 #include <tuple>
 #include <unordered_map>
 
-#include "cudnn_library.h"
+#include <cudnn_frontend.h>
+
+#include "cudnn.hpp"
 
 namespace {
 
@@ -25,26 +27,25 @@ namespace fe = cudnn_frontend;
 
 enum Tensor : int64_t { X = 1, W, BIAS, RESIDUAL, Y };
 
+// No plan may ask for more; the fastest plans for pictures ask for next to nothing.
+constexpr int64_t kWorkspace = int64_t(256) << 20;
+
 }  // namespace
 
-extern "C" {
-
-// Mirrored by `Shape` in conv.rs.
-struct marquee_conv_shape {
-    int32_t dtype;  // 0 f32, 1 f16, 2 bf16
+// Mirrored by `Shape` in src/cuda/conv.rs.
+extern "C" struct marquee_conv_shape {
+    int32_t format;  // 0 f32, 1 f16, 2 bf16
     int32_t batch, height, width, inputs, outputs, kernel, stride;
     int32_t before, after;  // zeros above and left, below and right
     int32_t bias, residual;  // 1: added
 };
-
-}
 
 namespace {
 
 using Key = std::tuple<int, int, int, int, int, int, int, int, int, int, int, int>;
 
 Key key_of(const marquee_conv_shape& s) {
-    return {s.dtype,  s.batch,  s.height, s.width, s.inputs, s.outputs,
+    return {s.format,  s.batch,  s.height, s.width, s.inputs, s.outputs,
             s.kernel, s.stride, s.before, s.after, s.bias,   s.residual};
 }
 
@@ -55,7 +56,7 @@ struct Plan {
 
 // The operation graph, without plans.
 fe::error_t describe(fe::graph::Graph& graph, const marquee_conv_shape& s) {
-    const auto type = s.dtype == 0 ? fe::DataType_t::FLOAT : s.dtype == 1 ? fe::DataType_t::HALF : fe::DataType_t::BFLOAT16;
+    const auto type = s.format == 0 ? fe::DataType_t::FLOAT : s.format == 1 ? fe::DataType_t::HALF : fe::DataType_t::BFLOAT16;
     graph.set_io_data_type(type)
         .set_intermediate_data_type(fe::DataType_t::FLOAT)
         .set_compute_data_type(fe::DataType_t::FLOAT);
@@ -97,7 +98,7 @@ fe::error_t describe(fe::graph::Graph& graph, const marquee_conv_shape& s) {
         .set_dim({s.batch, outputs, rows, columns})
         .set_stride({rows * columns * outputs, 1, columns * outputs, outputs});
     // Tensor cores would multiply f32 in TF32.
-    if (s.dtype == 0) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
+    if (s.format == 0) graph.deselect_numeric_notes({fe::NumericalNote_t::TENSOR_CORE});
     return graph.validate();
 }
 
@@ -105,7 +106,7 @@ fe::error_t build(Plan& plan, const marquee_conv_shape& s, cudnnHandle_t handle)
     auto error = describe(plan.graph, s);
     if (error.is_good()) error = plan.graph.build_operation_graph(handle);
     if (error.is_good()) error = plan.graph.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
-    if (error.is_good()) plan.graph.deselect_workspace_greater_than(MARQUEE_CONV_WORKSPACE);
+    if (error.is_good()) plan.graph.deselect_workspace_greater_than(kWorkspace);
     if (error.is_good()) error = plan.graph.check_support();
     if (error.is_good()) error = plan.graph.build_plans(fe::BuildPlanPolicy_t::HEURISTICS_CHOICE);
     if (error.is_good()) plan.workspace = plan.graph.get_workspace_size();
@@ -117,64 +118,46 @@ std::map<Key, std::unique_ptr<Plan>> plans;
 
 }  // namespace
 
-extern "C" {
-
-// Finds or builds the plan of a shape. 0, `*plan` (never freed) and `*workspace` in bytes; else 1 and a message.
-int marquee_conv_plan(const marquee_conv_shape* shape, void** plan, size_t* workspace, char* message, size_t room) {
+// Finds or builds the plan of a shape: `*plan`, which is never freed, and `*workspace` in bytes. Several threads may build
+// plans at the same time.
+MARQUEE_EXPORT int marquee_conv_plan(const marquee_conv_shape* shape, void** plan, size_t* workspace) {
+    const auto give = [&](Plan& found) {
+        *plan = &found;
+        *workspace = static_cast<size_t>(found.workspace);
+        return 0;
+    };
     try {
         const auto key = key_of(*shape);
         {
             const std::lock_guard<std::mutex> lock(plans_mutex);
             const auto found = plans.find(key);
-            if (found != plans.end()) {
-                *plan = found->second.get();
-                *workspace = found->second->workspace;
-                return 0;
-            }
+            if (found != plans.end()) return give(*found->second);
         }
-        // Outside the lock: several threads may build different shapes at the same time, each with a handle of its own.
-        cudnnHandle_t handle = marquee_cudnn_handle(message, room);
-        if (!handle) return 1;
+        const cudnnHandle_t handle = marquee::cudnn_handle(nullptr);
+        if (!handle) return -1;
         auto made = std::make_unique<Plan>();
-        auto error = build(*made, *shape, handle);
-        if (error.is_bad()) {
-            std::snprintf(message, room, "%s", error.get_message().c_str());
-            return 1;
-        }
+        if (const int fault = marquee::cudnn_check(build(*made, *shape, handle), "planning a convolution")) return fault;
         const std::lock_guard<std::mutex> lock(plans_mutex);
         auto& kept = plans[key];
         if (!kept) kept = std::move(made);
-        *plan = kept.get();
-        *workspace = kept->workspace;
-        return 0;
+        return give(*kept);
     } catch (const std::exception& error) {
-        std::snprintf(message, room, "%s", error.what());
-        return 1;
+        return marquee::fail(std::string("planning a convolution: ") + error.what());
     }
 }
 
 // Runs a plan. `bias` and `residual` may be null where the shape has none.
-int marquee_conv_run(void* plan, const void* x, const void* w, const void* bias, const void* residual, void* y,
-                     void* workspace, cudaStream_t stream, char* message, size_t room) {
+MARQUEE_EXPORT int marquee_conv_run(void* plan, const void* x, const void* w, const void* bias, const void* residual,
+                                    void* y, void* workspace, cudaStream_t stream) {
     try {
-        cudnnHandle_t handle = marquee_cudnn_handle(message, room);
-        if (!handle) return 1;
-        if (fe::detail::set_stream(handle, stream) != CUDNN_STATUS_SUCCESS) {
-            std::snprintf(message, room, "cuDNN refuses the stream");
-            return 1;
-        }
-        auto* made = static_cast<Plan*>(plan);
+        const cudnnHandle_t handle = marquee::cudnn_handle(stream);
+        if (!handle) return -1;
         std::unordered_map<int64_t, void*> pack{{X, const_cast<void*>(x)}, {W, const_cast<void*>(w)}, {Y, y}};
         if (bias) pack[BIAS] = const_cast<void*>(bias);
         if (residual) pack[RESIDUAL] = const_cast<void*>(residual);
-        auto error = made->graph.execute(handle, pack, workspace);
-        if (error.is_good()) return 0;
-        std::snprintf(message, room, "%s", error.get_message().c_str());
-        return 1;
+        return marquee::cudnn_check(static_cast<Plan*>(plan)->graph.execute(handle, pack, workspace),
+                                    "running a convolution");
     } catch (const std::exception& error) {
-        std::snprintf(message, room, "%s", error.what());
-        return 1;
+        return marquee::fail(std::string("running a convolution: ") + error.what());
     }
 }
-
-}  // extern "C"
