@@ -1,12 +1,12 @@
 // The gather of deformable convolution, version 2: each tap reads the picture at a place of its own, bilinearly, and is
 // weighted. One matrix product with the kernels follows.
 //
-//   columns[p, t, c] = 2 sigmoid(modulation[p, t]) * picture(row(p) + t / k - k / 2 + offset[p, 2 t],
-//                                                           column(p) + t % k - k / 2 + offset[p, 2 t + 1], c)
+//   columns[p, t, c] = mask[p, t] * picture(row(p) + t / k - k / 2 + offset[p, 2 t],
+//                                           column(p) + t % k - k / 2 + offset[p, 2 t + 1], c)
 //
-// `picture` is bilinear between pixels and 0 beyond the border, as torchvision.ops.deform_conv2d. The sigmoid is rounded to
-// the tensors' type, as torch rounds the mask; places and sums are f32 (torchvision's half precision kernel has places in
-// half precision: a quarter of a pixel at 256), columns are rounded once.
+// `picture` is bilinear between pixels and 0 beyond the border, as torchvision.ops.deform_conv2d. The mask may come before
+// its sigmoid: mask = 2 sigmoid(m), rounded to the tensors' type where torch rounds it. Places and sums are f32
+// (torchvision's half precision kernel has places in half precision: a quarter of a pixel at 256), columns are rounded once.
 // Bytes: 4 pixels' channels read (from L2) and one written for each tap. A kernel of 7 x 7 over 64 channels at 256 x 256 has
 // 411 MB of columns in 16 bit, so callers take `count` pixels at a time.
 
@@ -16,9 +16,9 @@ namespace marquee {
 namespace {
 
 template <typename T, int N>
-__global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ modulation,
-                       T* __restrict__ columns, int height, int width, int channels, int kernel, int64_t first,
-                       int64_t count) {
+__global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, const T* __restrict__ mask,
+                       T* __restrict__ columns, int height, int width, int channels, int kernel, int activate,
+                       int64_t first, int64_t count) {
     const int taps = kernel * kernel, packs = channels / N;
     const int64_t items = count * taps * packs;
     for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
@@ -39,14 +39,15 @@ __global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, co
         if (row > -1.0f && column > -1.0f && row < static_cast<float>(height) && column < static_cast<float>(width)) {
             const float top = floorf(row), left = floorf(column);
             const float down = row - top, right = column - left;
-            const float mask = 2.0f * rounded<T>(sigmoid(wide(modulation[pixel * taps + tap])));
+            float by = wide(mask[pixel * taps + tap]);
+            if (activate) by = 2.0f * rounded<T>(sigmoid(by));
             const int at_row = static_cast<int>(top), at_column = static_cast<int>(left);
 #pragma unroll
             for (int corner = 0; corner < 4; ++corner) {
                 const int below = corner / 2, beside = corner % 2;
                 const int r = at_row + below, c = at_column + beside;
                 if (r >= 0 && r < height && c >= 0 && c < width) {
-                    const float weight = mask * (below ? down : 1.0f - down) * (beside ? right : 1.0f - right);
+                    const float weight = by * (below ? down : 1.0f - down) * (beside ? right : 1.0f - right);
                     const auto v = Lanes<T, N>::load(picture + (static_cast<int64_t>(r) * width + c) * channels);
                     for (int i = 0; i < N; ++i) sum[i] += weight * v[i];
                 }
@@ -61,18 +62,18 @@ __global__ void gather(const T* __restrict__ x, const T* __restrict__ offset, co
 }  // namespace
 }  // namespace marquee
 
-// x (batch, height, width, channels), offset (…, 2 kernel²), modulation (…, kernel²) before its sigmoid: columns (count,
-// kernel², channels) of the pixels from `first` on, counted over the whole batch.
-MARQUEE_EXPORT int marquee_deform_gather(int format, const void* x, const void* offset, const void* modulation, void* columns, int height,
-                          int width, int channels, int kernel, int64_t first, int64_t count, cudaStream_t stream) {
+// x (batch, height, width, channels), offset (…, 2 kernel²), mask (…, kernel²), before its sigmoid if `activate`: columns
+// (count, kernel², channels) of the pixels from `first` on, counted over the whole batch.
+MARQUEE_EXPORT int marquee_deform_gather(int format, const void* x, const void* offset, const void* mask, void* columns, int height,
+                          int width, int channels, int kernel, int activate, int64_t first, int64_t count, cudaStream_t stream) {
     using namespace marquee;
     return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = count * kernel * kernel * (channels / N);
         gather<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
-            static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(modulation),
-            static_cast<T*>(columns), height, width, channels, kernel, first, count);
+            static_cast<const T*>(x), static_cast<const T*>(offset), static_cast<const T*>(mask),
+            static_cast<T*>(columns), height, width, channels, kernel, activate, first, count);
         return launched();
     });
 }
