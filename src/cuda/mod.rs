@@ -4,7 +4,12 @@
 //! file. A Rust file beside this one wraps each family as functions on tensors. The only place beside pinned memory with
 //! `unsafe`. Must not know any model. Callers: `models::device`, `models::ops`.
 
+pub mod conv;
+pub mod deform_conv;
 pub mod launch;
+pub mod picture;
+pub mod wide_attention;
+pub mod window_attention;
 
 use candle_core::{CudaDevice, Device, Result};
 

@@ -32,6 +32,11 @@ impl Linear {
         Ok(Self { weight: Matrix::Quantised(QMatMul::from_arc(Arc::new(weight))?), bias })
     }
 
+    /// (out).
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     fn widened(&self) -> Result<Self> {
         let weight = match &self.weight {
             Matrix::Dense(weight) => Matrix::Dense(weight.to_dtype(DType::F32)?),
