@@ -3,6 +3,8 @@
 //! The folders are the data flow: [`source`] takes a job, [`input`] decides what it means, [`worker`] runs it on the
 //! [`engine`]'s thread, [`progress`] and [`output`] turn what the engine says into JSON, and [`sink`] delivers it.
 
+#[cfg(feature = "models")]
+pub mod bench;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "cuda")]
@@ -12,6 +14,7 @@ pub mod http_client;
 pub mod imaging;
 pub mod input;
 pub mod job;
+pub mod memory;
 #[cfg(feature = "models")]
 pub mod models;
 pub mod output;

@@ -6,11 +6,16 @@
 
 pub mod activation;
 pub mod attention;
+pub mod conv;
+pub mod deform_conv;
 pub mod eight;
 pub mod launch;
 pub mod linear;
 pub mod norm;
+pub mod picture;
 pub mod rope;
+pub mod wide_attention;
+pub mod window_attention;
 
 use candle_core::{CudaDevice, Device, Result};
 

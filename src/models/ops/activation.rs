@@ -42,6 +42,14 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     in_f32(x, Tensor::silu)
 }
 
+/// `1 / (1 + exp(-x))`.
+///
+/// # Errors
+/// The device has no room.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    in_f32(x, candle_nn::ops::sigmoid)
+}
+
 /// `x σ(1.702 x)`. transformers rounds after each of the three steps.
 ///
 /// # Errors

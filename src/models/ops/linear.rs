@@ -185,6 +185,11 @@ impl Linear {
         wide.plain(&x.widened()?)?.to_dtype(x.dtype())
     }
 
+    /// (out).
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     fn widened(&self) -> Result<Self> {
         let weight = match &self.weight {
             Matrix::Dense(weight) => Matrix::Dense(weight.to_dtype(DType::F32)?),

@@ -10,17 +10,24 @@ mod conv;
 mod eight;
 mod linear;
 mod norm;
+mod picture;
 mod rope;
+mod wide_attention;
 
-pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, silu};
+pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, sigmoid, silu};
 pub use attention::{attention, attention_into, causal_attention};
-pub use conv::Conv;
+pub use conv::{Conv, conv_on_card};
 pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
 pub use linear::Linear;
 pub use norm::{
-    Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm, t5_norm,
+    Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm,
+    shifted_group_norm_silu, t5_norm,
+};
+pub use picture::{
+    add, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens, upsample_nearest,
 };
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};
+pub use wide_attention::wide_attention;
 
 use candle_core::{Result, Shape, Tensor};
 

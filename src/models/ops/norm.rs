@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::norm as kernel;
+use crate::cuda::{norm as kernel, picture};
 
 /// Which normalisation [`residual_norm`] applies: the functions of this file by name.
 #[derive(Debug, Clone, Copy)]
@@ -142,6 +142,10 @@ pub fn t5_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
 /// # Errors
 /// Channels that `groups` does not divide.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && x.rank() == 4 {
+        return picture::group_norm(x, None, weight, bias, picture::GroupNorm { groups, eps, silu: false });
+    }
     let (batch, channels) = (x.dim(0)?, x.dim(1)?);
     let mut per_channel = vec![1; x.rank()];
     if let Some(slot) = per_channel.get_mut(1) {
@@ -154,7 +158,7 @@ pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps
         .to_dtype(x.dtype())
 }
 
-/// [`group_norm`], then `y σ(y)`. torch rounds between the two.
+/// [`group_norm`], then `y σ(y)`. torch rounds between the two; on a card there is one rounding, at the end.
 ///
 /// # Errors
 /// As [`group_norm`].
@@ -165,6 +169,10 @@ pub fn group_norm_silu(
     groups: usize,
     eps: f64,
 ) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && x.rank() == 4 {
+        return picture::group_norm(x, None, weight, bias, picture::GroupNorm { groups, eps, silu: true });
+    }
     super::silu(&group_norm(x, weight, bias, groups, eps)?)
 }
 
@@ -173,6 +181,27 @@ fn by_root_mean_square(x: &Tensor, eps: f64) -> Result<Tensor> {
     let wide = x.to_dtype(DType::F32)?;
     let inverse = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
     wide.broadcast_mul(&inverse)
+}
+
+/// [`group_norm_silu`] of `x + shift`, `shift` (batch, channels) for all pixels; the sum is rounded first, as torch does.
+///
+/// # Errors
+/// As [`group_norm`].
+pub fn shifted_group_norm_silu(
+    x: &Tensor,
+    shift: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    groups: usize,
+    eps: f64,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() && x.rank() == 4 {
+        let formula = picture::GroupNorm { groups, eps, silu: true };
+        return picture::group_norm(x, Some(shift), weight, bias, formula);
+    }
+    let x = x.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)?;
+    group_norm_silu(&x, weight, bias, groups, eps)
 }
 
 fn standardise(x: &Tensor, eps: f64) -> Result<Tensor> {

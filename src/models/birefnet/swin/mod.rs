@@ -72,7 +72,7 @@ impl Swin {
                 before()?;
                 x = block.forward(&x)?;
             }
-            features.push(stage.norm.forward(&x)?.permute((0, 3, 1, 2))?.contiguous()?);
+            features.push(ops::from_map(&stage.norm.forward(&x)?)?);
             if let Some(merge) = &stage.merge {
                 x = merge.forward(&x)?;
             }
