@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod copy;
 pub mod launch;
 pub mod linear;
 pub mod norm;

@@ -10,6 +10,7 @@ mod conv;
 mod linear;
 mod norm;
 mod rope;
+mod rows;
 
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, silu};
 pub use attention::{attention, attention_into, causal_attention};
@@ -19,6 +20,7 @@ pub use norm::{
     Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm, t5_norm,
 };
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};
+pub use rows::{embed, join_tokens, relative_bias};
 
 use candle_core::{Result, Shape, Tensor};
 
