@@ -143,10 +143,82 @@ impl<'a> View<'a> {
         self.device.cuda_stream().cu_stream().cast()
     }
 
+    /// Whether `rows` of this tensor can be read 16 bytes at a time.
+    pub fn packed(&self, rows: &Rows) -> bool {
+        self.aligned(16) && rows.packed(self.dtype)
+    }
+
     /// Whether the address is a multiple of `bytes`: 16 for vector accesses.
     pub fn aligned(&self, bytes: usize) -> bool {
         (self.address as usize).is_multiple_of(bytes)
     }
+}
+
+/// How the rows of a tensor (…, columns) lie: `blocks` times `rows` of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Numbers in a row; they are adjacent.
+    pub columns: usize,
+    /// Rows of a block.
+    pub rows: usize,
+    /// From a row to the next, in elements.
+    pub distance: usize,
+    /// Blocks that do not continue each other at the rows' distance; 1 for whatever is contiguous.
+    pub blocks: usize,
+    /// From a block to the next, in elements.
+    pub block_distance: usize,
+}
+
+impl Rows {
+    /// `None` if columns are not adjacent, or it takes more than two distances to say where the rows are.
+    pub fn of(layout: &Layout) -> Option<Self> {
+        let (&columns, dims) = layout.dims().split_last()?;
+        let (&step, strides) = layout.stride().split_last()?;
+        if step != 1 && columns > 1 {
+            return None;
+        }
+        // Dimensions of one have no distance; neighbours that continue each other are one.
+        let mut merged: Vec<(usize, usize)> = Vec::with_capacity(2);
+        for (&dim, &stride) in dims.iter().zip(strides).filter(|&(&dim, _)| dim != 1) {
+            match merged.last_mut() {
+                Some((count, distance)) if *distance == dim * stride => {
+                    (*count, *distance) = (*count * dim, stride)
+                }
+                _ => merged.push((dim, stride)),
+            }
+        }
+        let (blocks, (rows, distance)) = match *merged.as_slice() {
+            [] => ((1, 0), (1, columns)),
+            [rows] => ((1, 0), rows),
+            [blocks, rows] => (blocks, rows),
+            _ => return None,
+        };
+        Some(Self { columns, rows, distance, blocks: blocks.0, block_distance: blocks.1 })
+    }
+
+    /// The same rows in blocks of `rows` each; `None` if they cannot be cut so.
+    pub fn split(self, rows: usize) -> Option<Self> {
+        if self.rows == rows {
+            return Some(self);
+        }
+        (self.blocks == 1 && rows > 0 && self.rows.is_multiple_of(rows)).then(|| Self {
+            rows,
+            blocks: self.rows / rows,
+            block_distance: rows * self.distance,
+            ..self
+        })
+    }
+
+    /// Whether every row begins at a multiple of 16 bytes and ends at one, if the first does.
+    pub fn packed(&self, dtype: DType) -> bool {
+        let pack = 16 / dtype.size_in_bytes();
+        [self.columns, self.distance, self.block_distance].iter().all(|count| count.is_multiple_of(pack))
+    }
+}
+
+/// `address` moved by `elements` of `dtype`.
+pub fn advance(address: Address, elements: usize, dtype: DType) -> Address {
+    address.wrapping_byte_add(elements * dtype.size_in_bytes())
 }
 
 fn base<T>(slice: &CudaSlice<T>, device: &CudaDevice) -> u64 {

@@ -4,10 +4,15 @@
 //! file. A Rust file beside this one wraps each family as functions on tensors. The only place beside pinned memory with
 //! `unsafe`. Must not know any model. Callers: `models::device`, `models::ops`.
 
+pub mod activation;
+pub mod attention;
 pub mod conv;
 pub mod deform_conv;
 pub mod launch;
+pub mod linear;
+pub mod norm;
 pub mod picture;
+pub mod rope;
 pub mod wide_attention;
 pub mod window_attention;
 

@@ -9,8 +9,12 @@
 // Before the norm, both can first finish a residual: x := x + gate y, the product and the sum rounded as torch rounds
 // them, and store the sum: the next sub-layer's input without reading it again.
 //
+// The modulated norm can leave as e4m3 with a scale a row (the largest magnitude over 448), for a product in 8 bits: the
+// row is in registers anyway.
+//
 // Source: diffusers' FluxTransformerBlock and transformers' T5LayerNorm for the roundings. Bytes moved: x once, y once if
 // there is one, the output once, the sum once if there is one.
+#include "eight.cuh"
 #include "numeric.cuh"
 
 namespace {
@@ -32,8 +36,10 @@ template <typename T> struct Arguments {
     const T* first;
     const T* second;
     int64_t batch_row;
-    T* out;
+    void* out;
     int64_t out_row;
+    // e4m3 only.
+    float* scales;
     // Rows of a batch; packs of a row.
     int64_t tokens;
     int packs;
@@ -41,9 +47,9 @@ template <typename T> struct Arguments {
 };
 
 // A block a row, PACKS packs a thread. A warp may span idle lanes at the row's end.
-template <typename T, int K, bool RESIDUAL, int PACKS> __global__ void normalise(const Arguments<T> a) {
+template <typename T, int K, bool RESIDUAL, bool EIGHT, int PACKS> __global__ void normalise(const Arguments<T> a) {
     constexpr int N = Pack<T>::N;
-    __shared__ float scratch[2][32];
+    __shared__ float scratch[3][32];
     const int64_t row = blockIdx.x, batch = row / a.tokens;
     float values[PACKS][N];
     float sum = 0.0f;
@@ -95,6 +101,7 @@ template <typename T, int K, bool RESIDUAL, int PACKS> __global__ void normalise
         }
         inverse = rsqrtf(block_sum(squares, scratch[1]) / channels + a.eps);
     }
+    float largest = 0.0f;
 #pragma unroll
     for (int p = 0; p < PACKS; p++) {
         const int pack = p * blockDim.x + threadIdx.x;
@@ -120,11 +127,30 @@ template <typename T, int K, bool RESIDUAL, int PACKS> __global__ void normalise
                 if constexpr (K == RmsT5) out.at[j] = narrow<T>(rounded<T>(n) * w);
             }
         }
-        store(a.out + row * a.out_row + pack * N, out);
+        if constexpr (EIGHT) {
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                values[p][j] = wide(out.at[j]);
+                largest = fmaxf(largest, fabsf(values[p][j]));
+            }
+        } else {
+            store(static_cast<T*>(a.out) + row * a.out_row + pack * N, out);
+        }
+    }
+    if constexpr (EIGHT) {
+        const float scale = row_scale(block_max(largest, scratch[2]));
+        if (threadIdx.x == 0) a.scales[row] = scale;
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            const int pack = p * blockDim.x + threadIdx.x;
+            if (pack < a.packs) {
+                store_eight<N>(static_cast<uint8_t*>(a.out) + row * a.out_row + pack * N, values[p], 1.0f / scale);
+            }
+        }
     }
 }
 
-template <typename T, int K, bool RESIDUAL>
+template <typename T, int K, bool RESIDUAL, bool EIGHT>
 int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
     // 128 threads with a few packs each keep many rows in flight; wide rows take more threads.
     int per_thread = (a.packs + 127) / 128;
@@ -133,16 +159,17 @@ int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
     if (threads > 1024) return cudaErrorInvalidValue;
     const auto blocks = static_cast<unsigned>(rows);
     switch (per_thread) {
-        case 1: normalise<T, K, RESIDUAL, 1><<<blocks, threads, 0, stream>>>(a); break;
-        case 2: normalise<T, K, RESIDUAL, 2><<<blocks, threads, 0, stream>>>(a); break;
-        case 3: normalise<T, K, RESIDUAL, 3><<<blocks, threads, 0, stream>>>(a); break;
-        default: normalise<T, K, RESIDUAL, 4><<<blocks, threads, 0, stream>>>(a); break;
+        case 1: normalise<T, K, RESIDUAL, EIGHT, 1><<<blocks, threads, 0, stream>>>(a); break;
+        case 2: normalise<T, K, RESIDUAL, EIGHT, 2><<<blocks, threads, 0, stream>>>(a); break;
+        case 3: normalise<T, K, RESIDUAL, EIGHT, 3><<<blocks, threads, 0, stream>>>(a); break;
+        default: normalise<T, K, RESIDUAL, EIGHT, 4><<<blocks, threads, 0, stream>>>(a); break;
     }
     return launched();
 }
 
-template <typename T, int K> int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
-    return a.y ? launch<T, K, true>(a, rows, stream) : launch<T, K, false>(a, rows, stream);
+template <typename T, int K, bool EIGHT = false>
+int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
+    return a.y ? launch<T, K, true, EIGHT>(a, rows, stream) : launch<T, K, false, EIGHT>(a, rows, stream);
 }
 
 // gate (batch, columns) may be null.
@@ -192,17 +219,20 @@ struct MarqueeNorm {
     int32_t kind, format;
 };
 
+namespace {
+template <typename T> Arguments<T> arguments(const MarqueeNorm& a, float* scales) {
+    auto in = [](const void* address) { return static_cast<const T*>(address); };
+    return {in(a.x),      a.x_row,     in(a.y), a.y_row,   in(a.gate), a.gate_row,
+            static_cast<T*>(a.sum),    a.sum_row,          in(a.first), in(a.second),
+            a.batch_row,  a.out,       a.out_row, scales,  a.tokens,
+            static_cast<int>(a.channels / Pack<T>::N),     a.eps};
+}
+}  // namespace
+
 MARQUEE_EXPORT int marquee_norm(const MarqueeNorm* a, cudaStream_t stream) {
     if (a->rows == 0) return cudaSuccess;
     MARQUEE_BY_FORMAT(a->format, {
-        auto in = [](const void* address) { return static_cast<const T*>(address); };
-        const Arguments<T> of = {in(a->x),     a->x_row,      in(a->y),
-                                 a->y_row,     in(a->gate),   a->gate_row,
-                                 static_cast<T*>(a->sum),     a->sum_row,
-                                 in(a->first), in(a->second), a->batch_row,
-                                 static_cast<T*>(a->out),     a->out_row,
-                                 a->tokens,    static_cast<int>(a->channels / Pack<T>::N),
-                                 a->eps};
+        const Arguments<T> of = arguments<T>(*a, nullptr);
         switch (a->kind) {
             case Plain: return launch<T, Plain>(of, a->rows, stream);
             case Affine: return launch<T, Affine>(of, a->rows, stream);
@@ -213,6 +243,15 @@ MARQUEE_EXPORT int marquee_norm(const MarqueeNorm* a, cudaStream_t stream) {
         }
     });
     return cudaErrorInvalidValue;
+}
+
+// The modulated norm with `out` in e4m3 (out_row in bytes) and `scales` (rows): out scale is the norm.
+MARQUEE_EXPORT int marquee_norm_e4m3(const MarqueeNorm* a, float* scales, cudaStream_t stream) {
+    if (a->rows == 0) return cudaSuccess;
+    if (a->kind != Modulate) return cudaErrorInvalidValue;
+    if (a->format == F16) return launch<__half, Modulate, true>(arguments<__half>(*a, scales), a->rows, stream);
+    if (a->format != BF16) return cudaErrorInvalidValue;
+    return launch<__nv_bfloat16, Modulate, true>(arguments<__nv_bfloat16>(*a, scales), a->rows, stream);
 }
 
 // out = x + gate y, clipped to ±limit (infinity: not); out may be x or y. Uses of `a`: x, y, gate, out, their rows'

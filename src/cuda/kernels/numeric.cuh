@@ -78,6 +78,16 @@ __device__ __forceinline__ float block_sum(float x, float* scratch) {
     return warp_sum(x);
 }
 
+// The largest, likewise.
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+    x = warp_max(x);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    x = lane < (blockDim.x + 31) / 32 ? scratch[lane] : -INFINITY;
+    return warp_max(x);
+}
+
 __device__ __forceinline__ float gelu_tanh(float x) {
     const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
     return 0.5f * x * (1.0f + tanhf(inner));

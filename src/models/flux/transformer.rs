@@ -94,7 +94,7 @@ impl Transformer {
             before(BlockId::Single(index))?;
             both = block.forward(&both, &modulation.single(index)?, rope)?;
         }
-        let image = both.narrow(1, words, both.dim(1)? - words)?.contiguous()?;
+        let image = both.narrow(1, words, both.dim(1)? - words)?;
         let (shift, scale) = modulation.last()?;
         self.proj_out.forward(&ops::layer_norm_modulate(&image, &shift, &scale, EPS)?)
     }
