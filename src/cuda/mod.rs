@@ -7,6 +7,7 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
+pub mod copy;
 pub mod deform_conv;
 pub mod eight;
 pub mod launch;

@@ -89,7 +89,7 @@ impl Transformer {
             (text, image) = block.forward((&text, &image), (&by_text, &by_image), rope)?;
         }
         let words = text.dim(1)?;
-        let mut both = Tensor::cat(&[&text, &image], 1)?;
+        let mut both = ops::join_tokens(&text, &image)?;
         for (index, block) in self.single.iter().enumerate() {
             before(BlockId::Single(index))?;
             both = block.forward(&both, &modulation.single(index)?, rope)?;

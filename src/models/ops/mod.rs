@@ -12,6 +12,7 @@ mod linear;
 mod norm;
 mod picture;
 mod rope;
+mod rows;
 mod wide_attention;
 
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, sigmoid, silu};
@@ -27,6 +28,7 @@ pub use picture::{
     add, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens, upsample_nearest,
 };
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};
+pub use rows::{embed, join_tokens, relative_bias};
 pub use wide_attention::wide_attention;
 
 use candle_core::{Result, Shape, Tensor};

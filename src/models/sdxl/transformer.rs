@@ -25,6 +25,12 @@ impl LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, Some((&self.weight, &self.bias)), LAYER_EPS)
     }
+
+    /// `x + y`, and its norm.
+    fn after(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
+        let norm = ops::Norm::Layer { weight: &self.weight, bias: &self.bias };
+        ops::residual_norm(x, None, y, norm, LAYER_EPS)
+    }
 }
 
 /// The last dimension's `index`-th `width` channels as heads: a view.
@@ -84,11 +90,13 @@ impl Block {
     fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
         let split = |x: &Tensor, index| heads(x, index, self.channels, self.heads);
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let x = (x + attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?)?;
-        let q = self.q.forward(&self.norm2.forward(&x)?)?;
+        let seen = attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?;
+        let (x, normed) = self.norm2.after(x, &seen)?;
+        let q = self.q.forward(&normed)?;
         let kv = self.kv.forward(text)?;
-        let x = (&x + attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?)?;
-        let inner = ops::geglu(&self.value_and_gate.forward(&self.norm3.forward(&x)?)?)?;
+        let read = attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?;
+        let (x, normed) = self.norm3.after(&x, &read)?;
+        let inner = ops::geglu(&self.value_and_gate.forward(&normed)?)?;
         x + self.down.forward(&inner)?
     }
 }

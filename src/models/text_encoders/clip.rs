@@ -6,7 +6,7 @@
 use candle_core::{IndexOp, Module, Result, Tensor};
 use serde::Deserialize;
 
-use super::id_tensor;
+use super::checked_length;
 use crate::models::ops::{self, Linear};
 use crate::models::weights::Weights;
 
@@ -157,13 +157,12 @@ impl ClipText {
     /// # Errors
     /// Prompts longer than the position table, ids beyond the vocabulary.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<ClipOutput> {
-        let table = id_tensor("CLIP", ids, self.tokens.dim(0)?, self.tokens.device())?;
-        let (batch, length) = table.dims2()?;
+        let length = checked_length("CLIP", ids, self.tokens.dim(0)?)?;
         let longest = self.positions.dim(0)?;
         if length > longest {
             candle_core::bail!("CLIP: {length} token ids, the encoder has positions for {longest}");
         }
-        let embedded = self.tokens.index_select(&table.flatten_all()?, 0)?.reshape((batch, length, ()))?;
+        let embedded = ops::embed(&self.tokens, ids)?;
         let mut x = embedded.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
         let mut hidden_states = vec![x.clone()];
         for layer in &self.layers {

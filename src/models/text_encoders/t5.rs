@@ -3,10 +3,10 @@
 //! Padding is attended to, as FLUX's pipelines pass no mask. In f16 the layers' last matrices (`wo`) stay f32, as
 //! transformers keeps them, so that the residual stream is f32 from the first layer on and does not overflow.
 
-use candle_core::{DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use serde::Deserialize;
 
-use super::id_tensor;
+use super::checked_length;
 use crate::models::ops::{self, Linear, Norm};
 use crate::models::weights::Weights;
 
@@ -106,9 +106,8 @@ impl T5Encoder {
     /// # Errors
     /// Ids beyond the vocabulary, prompts of different length.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
-        let table = id_tensor("T5", ids, self.tokens.dim(0)?, self.tokens.device())?;
-        let (batch, length) = table.dims2()?;
-        let mut x = self.tokens.index_select(&table.flatten_all()?, 0)?.reshape((batch, length, ()))?;
+        let length = checked_length("T5", ids, self.tokens.dim(0)?)?;
+        let mut x = ops::embed(&self.tokens, ids)?;
         let bias = self.position_bias(length)?;
         // A layer ends with the norm that the next begins with.
         let follow = self.layers.iter().skip(1).map(|layer| &layer.norm1).chain([&self.final_norm]);
@@ -122,19 +121,8 @@ impl T5Encoder {
 
     /// (1, heads, queries, keys), added to the scores.
     fn position_bias(&self, length: usize) -> Result<Tensor> {
-        let (buckets, heads) = self.distances.dims2()?;
-        let table: Vec<u32> = (0..length as i64)
-            .flat_map(|query| (0..length as i64).map(move |key| key - query))
-            .map(|distance| bucket(distance, buckets, self.max_distance))
-            .collect();
-        let table =
-            Tensor::from_vec(table, length * length, &Device::Cpu)?.to_device(self.distances.device())?;
-        self.distances
-            .index_select(&table, 0)?
-            .reshape((length, length, heads))?
-            .permute((2, 0, 1))?
-            .unsqueeze(0)?
-            .contiguous()
+        let buckets = self.distances.dim(0)?;
+        ops::relative_bias(&self.distances, length, |distance| bucket(distance, buckets, self.max_distance))
     }
 }
 

@@ -37,8 +37,9 @@ impl Block {
 
     /// `x` (batch, height, width, channels), any size.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.norm1.forward(x)?)?)?;
-        let inner = ops::gelu_erf(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        let attended = self.attention.forward(&self.norm1.forward(x)?)?;
+        let (x, normed) = self.norm2.after(x, &attended)?;
+        let inner = ops::gelu_erf(&self.fc1.forward(&normed)?)?;
         x + self.fc2.forward(&inner)?
     }
 }

@@ -96,6 +96,12 @@ impl Norm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, Some((&self.weight, &self.bias)), EPS)
     }
+
+    /// `x + y`, and its norm.
+    fn after(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
+        let norm = ops::Norm::Layer { weight: &self.weight, bias: &self.bias };
+        ops::residual_norm(x, None, y, norm, EPS)
+    }
 }
 
 /// Pixels to tokens: a convolution whose stride is its kernel, which is one product over cut-out squares.
