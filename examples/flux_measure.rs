@@ -8,7 +8,7 @@
 //! the packed `latents` to start from, and in its metadata `width`, `height`, `steps`, `guidance` and `seed`. One prediction is made from `prompt_embeds` and
 //! `pooled`, so that it differs from another program's by the transformer alone; the picture is made from the ids.
 //! `RESULT` gets `prompt_embeds`, `pooled`, `noise`, `prediction`, `latents` and `image`; the times are printed as JSON.
-//! `DEVICE` and `DTYPE` as everywhere. `scripts/gpu/compare_flux.py` calls this.
+//! `DEVICE` and `DTYPE` as everywhere; `QUANTIZATION=fp8` rounds the transformer's blocks to 8 bits. `scripts/gpu/compare_flux.py` calls this.
 
 mod measure;
 
@@ -62,7 +62,8 @@ fn main() -> Outcome<()> {
     let weights = checkpoint.transformer.weights(dtype, &device);
     let config = &checkpoint.transformer.config;
     let conditioner = Conditioner::new(config, &weights)?;
-    let transformer = Transformer::new(config, &weights)?;
+    let eight = std::env::var("QUANTIZATION").is_ok_and(|kind| kind == "fp8");
+    let transformer = Transformer::new(config, &weights.in_eight(eight))?;
     clock.lap("load_transformer", &device)?;
     let vae_dtype = checkpoint.vae.config.safe_dtype(dtype);
     let vae = Vae::new(&checkpoint.vae.config, &checkpoint.vae.weights(vae_dtype, &device))?;

@@ -2,6 +2,7 @@ mod birefnet;
 mod checkpoint;
 mod conv;
 mod device;
+mod eight;
 mod flux;
 mod generate;
 mod golden;

@@ -45,12 +45,14 @@ impl Transformer {
         }
         let double = |index: usize| DoubleBlock::new(config, &w.pp("transformer_blocks").pp(index));
         let single = |index: usize| SingleBlock::new(config, &w.pp("single_transformer_blocks").pp(index));
+        // Where the picture comes in and goes out 8 bits would show, and save nothing.
+        let whole = w.in_eight(false);
         Ok(Self {
-            context_embedder: w.pp("context_embedder").linear(config.joint_attention_dim, inner, true)?,
-            x_embedder: w.pp("x_embedder").linear(config.in_channels, inner, true)?,
+            context_embedder: whole.pp("context_embedder").linear(config.joint_attention_dim, inner, true)?,
+            x_embedder: whole.pp("x_embedder").linear(config.in_channels, inner, true)?,
             double: (0..config.num_layers).map(double).collect::<Result<_>>()?,
             single: (0..config.num_single_layers).map(single).collect::<Result<_>>()?,
-            proj_out: w.pp("proj_out").linear(inner, config.out(), true)?,
+            proj_out: whole.pp("proj_out").linear(inner, config.out(), true)?,
             config: config.clone(),
         })
     }

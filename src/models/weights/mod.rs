@@ -27,7 +27,7 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
-use crate::models::ops::Linear;
+use crate::models::ops::{Eight, Linear};
 
 pub use gguf::Gguf;
 pub use probe::{Expected, Probe};
@@ -97,6 +97,7 @@ pub struct Weights {
     prefix: String,
     dtype: DType,
     device: Device,
+    eight: bool,
 }
 
 #[derive(Clone)]
@@ -108,7 +109,13 @@ enum Origin {
 impl Weights {
     /// A view on all of `source`; tensors are converted to `dtype` on `device`.
     pub fn new(source: Arc<dyn Source>, dtype: DType, device: &Device) -> Self {
-        Self { from: Origin::Source(source), prefix: String::new(), dtype, device: device.clone() }
+        Self {
+            from: Origin::Source(source),
+            prefix: String::new(),
+            dtype,
+            device: device.clone(),
+            eight: false,
+        }
     }
 
     /// A view on tensors in memory.
@@ -123,6 +130,7 @@ impl Weights {
             prefix: String::new(),
             dtype: DType::F32,
             device: Device::Cpu,
+            eight: false,
         }
     }
 
@@ -136,6 +144,13 @@ impl Weights {
     #[must_use]
     pub fn to_dtype(&self, dtype: DType) -> Self {
         Self { dtype, ..self.clone() }
+    }
+
+    /// The same view, whose dense matrices of linear layers are rounded to e4m3 as they are built, where the device
+    /// multiplies in it and the sizes allow (see [`Eight`]); or no longer so. Nets say which of their layers must not be.
+    #[must_use]
+    pub fn in_eight(&self, eight: bool) -> Self {
+        Self { eight, ..self.clone() }
     }
 
     /// Compute dtype.
@@ -221,7 +236,13 @@ impl Weights {
                 Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype),
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Linear::dense(self.join(dense)?, bias))
+        let weight = self.join(dense)?;
+        let outputs = parts.iter().map(|&(_, outputs)| outputs).sum();
+        let has_data = matches!(self.from, Origin::Source(_));
+        if self.eight && has_data && Eight::suits(&self.device) && Eight::fits(outputs, inputs) {
+            return Ok(Linear::eight(Eight::new(&weight)?, bias));
+        }
+        Ok(Linear::dense(weight, bias))
     }
 
     /// The same view for candle's own modules.

@@ -1,0 +1,105 @@
+//! Products in 8 bits: every number goes to the nearest one that e4m3 has, and layers agree with their exact twins as far as
+//! three bits of mantissa allow.
+
+use candle_core::{DType, Device, Module, Tensor};
+use marquee::models::flux::{Conditioner, FluxConfig, Transformer};
+use marquee::models::ops::{self, Eight, Linear, Operand};
+use marquee::models::rng::Generator;
+
+use super::golden::Goldens;
+
+/// All numbers of e4m3 that are at least zero, from the format's definition.
+fn all() -> Vec<f32> {
+    let mut all: Vec<f32> = (0..8).map(|mantissa| mantissa as f32 / 512.0).collect();
+    for exponent in -6..=8 {
+        all.extend((0..8).map(|mantissa| (1.0 + mantissa as f32 / 8.0) * 2f32.powi(exponent)));
+    }
+    // The last code is no number.
+    all.pop();
+    all
+}
+
+fn noise(seed: u64, shape: (usize, usize)) -> Tensor {
+    Generator::new(seed).randn(shape, DType::F32, &Device::Cpu).unwrap()
+}
+
+fn distance(found: &Tensor, expected: &Tensor) -> f64 {
+    let norm = |x: Tensor| f64::from(x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt();
+    norm((found - expected).unwrap()) / norm(expected.clone())
+}
+
+#[test]
+fn numbers_go_to_the_nearest_one_there_is() {
+    let all = all();
+    assert_eq!((all.len(), all.last()), (127, Some(&448.0)));
+    // Every number, every half way, and a step to either side of it; 448 makes the row's scale 1.
+    let mut row = vec![448.0];
+    for pair in all.windows(2) {
+        let middle = (pair[0] + pair[1]) / 2.0;
+        row.extend([pair[0], middle, middle.next_down(), middle.next_up()]);
+    }
+    row.extend(row.clone().iter().map(|x| -x));
+    let count = row.len();
+    let found = Eight::new(&Tensor::from_slice(&row, (1, count), &Device::Cpu).unwrap()).unwrap().widened();
+    let found = found.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for (x, found) in row.iter().zip(found) {
+        let nearest = all.iter().map(|y| (y - x.abs()).abs()).fold(f32::INFINITY, f32::min);
+        assert!((found - x).abs() <= nearest, "{x} went to {found}");
+        if all.iter().filter(|y| (*y - x.abs()).abs() <= nearest).count() == 2 {
+            let code = all.iter().position(|y| *y == found.abs()).unwrap();
+            assert_eq!(code % 2, 0, "{x} is half way and went to {found}, an odd code");
+        }
+        assert_eq!(found.is_sign_negative(), x.is_sign_negative());
+    }
+}
+
+#[test]
+fn each_row_has_its_own_scale() {
+    let x = Tensor::new(&[[1e-6f32, -2e-6], [3000.0, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+    let eight = Eight::new(&x).unwrap();
+    let scales = eight.parts().1.to_vec1::<f32>().unwrap();
+    assert_eq!(scales, [2e-6 / 448.0, 3000.0 / 448.0, 1.0]);
+    assert!(distance(&eight.widened().unwrap().narrow(0, 0, 1).unwrap(), &x.narrow(0, 0, 1).unwrap()) < 1e-6);
+}
+
+#[test]
+fn a_layer_in_eight_bits_is_near_its_exact_twin() {
+    let (x, weight, bias) =
+        (noise(1, (48, 96)), noise(2, (32, 96)), noise(3, (1, 32)).flatten_all().unwrap());
+    let exact = Linear::dense(weight.clone(), Some(bias.clone()));
+    let eight = Linear::eight(Eight::new(&weight).unwrap(), Some(bias));
+    let error = distance(&eight.forward(&x).unwrap(), &exact.forward(&x).unwrap());
+    // Two sides of three bits: 2.6 %. Much less would mean that one of them was not rounded.
+    assert!((0.02..0.035).contains(&error), "{error}");
+
+    let (shift, scale) = (noise(4, (1, 96)), noise(5, (1, 96)));
+    let x = x.unsqueeze(0).unwrap();
+    let operand = ops::layer_norm_modulate_for(&eight, &x, &shift, &scale, 1e-6).unwrap();
+    assert!(matches!(operand, Operand::Eight(_)));
+    let normed = ops::layer_norm_modulate(&x, &shift, &scale, 1e-6).unwrap();
+    let (found, expected) = (eight.forward_gelu(&operand).unwrap(), exact.forward(&normed).unwrap());
+    let error = distance(&found, &ops::gelu_tanh(&expected).unwrap());
+    assert!((0.015..0.045).contains(&error), "{error}");
+    assert!(exact.forward_operand(&operand).is_err());
+}
+
+#[test]
+fn only_the_blocks_of_flux_are_rounded() {
+    let goldens = Goldens::open("halves");
+    let case = goldens.cases("transformer_bf16").remove(0);
+    let component = goldens.component(&case, "transformer");
+    let (config, weights) = (component.config::<FluxConfig>(), component.weights(DType::F32));
+    let modulation = Conditioner::new(&config, &weights)
+        .unwrap()
+        .precompute(&[500.0], 3.5, &goldens.input(&case, "pooled"))
+        .unwrap();
+    let predict = |eight: bool| {
+        let net = Transformer::new(&config, &weights.in_eight(eight)).unwrap();
+        let text = goldens.input(&case, "encoder_hidden_states");
+        let rope = net.rope(text.dim(1).unwrap(), 3, 5, &Device::Cpu).unwrap();
+        let image = goldens.input(&case, "hidden_states");
+        net.forward(&image, &text, modulation.step(0), &rope, &mut |_| Ok(())).unwrap()
+    };
+    let error = distance(&predict(true), &predict(false));
+    assert!((0.001..0.1).contains(&error), "{error}");
+}
