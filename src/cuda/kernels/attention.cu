@@ -9,6 +9,8 @@
 #include "attention.h"
 #include "numeric.cuh"
 
+#include <type_traits>
+
 namespace {
 using namespace marquee;
 
@@ -84,27 +86,19 @@ __device__ __forceinline__ void fill(uint32_t tile, const T* from, int64_t dista
 }
 
 // Two neighbours of the bias, of which only those that are there are read. `even`: the pair may be read at once.
-__device__ __forceinline__ float2 bias_at(const void* bias, int64_t at, int format, bool even, bool first, bool second) {
-    float2 pair = make_float2(0.0f, 0.0f);
-    if (even && second) {
-        if (format == F32) return *reinterpret_cast<const float2*>(static_cast<const float*>(bias) + at);
-        if (format == F16) return __half22float2(*reinterpret_cast<const __half2*>(static_cast<const __half*>(bias) + at));
-        return __bfloat1622float2(
-            *reinterpret_cast<const __nv_bfloat162*>(static_cast<const __nv_bfloat16*>(bias) + at));
-    }
-    auto one = [&](int64_t place) {
-        if (format == F32) return static_cast<const float*>(bias)[place];
-        if (format == F16) return wide(static_cast<const __half*>(bias)[place]);
-        return wide(static_cast<const __nv_bfloat16*>(bias)[place]);
-    };
-    if (first) pair.x = one(at);
-    if (second) pair.y = one(at + 1);
-    return pair;
+template <typename B>
+__device__ __forceinline__ float2 bias_at(const B* bias, bool even, bool first, bool second) {
+    if (even && second) return wide(*reinterpret_cast<const PairOf<B>*>(bias));
+    return make_float2(first ? wide(bias[0]) : 0.0f, second ? wide(bias[1]) : 0.0f);
 }
 
-template <typename T, int D, bool BIAS>
+// The bias' format where there is none.
+struct None {};
+
+template <typename T, int D, typename B>
 __global__ void __launch_bounds__(kWarps * 32)
-    attend(const MarqueeAttention a, const T* q, const T* k, const T* v, const void* bias, T* o) {
+    attend(const MarqueeAttention a, const T* q, const T* k, const T* v, const B* bias, T* o) {
+    constexpr bool BIAS = !std::is_same_v<B, None>;
     extern __shared__ __align__(128) unsigned char memory[];
     constexpr float kLog2e = 1.4426950408889634f;
     constexpr uint32_t kTile = kKeys * D * 2;
@@ -171,8 +165,8 @@ __global__ void __launch_bounds__(kWarps * 32)
                 for (int r = 0; r < 2; r++) {
                     const int64_t key = first_key + n * 8 + pair_column;
                     const bool row = rows[r] < a.queries;
-                    added[n][r] = bias_at(bias, bias_row[r] + key, a.bias_format, even, row && key < a.keys,
-                                          row && key + 1 < a.keys);
+                    added[n][r] =
+                        bias_at(bias + bias_row[r] + key, even, row && key < a.keys, row && key + 1 < a.keys);
                 }
             }
         }
@@ -268,16 +262,19 @@ int launch(const MarqueeAttention& a, const void* q, const void* k, const void* 
     constexpr int bytes = (kQueries + 4 * kKeys) * D * 2;
     const dim3 grid(static_cast<unsigned>((a.queries + kQueries - 1) / kQueries), static_cast<unsigned>(a.heads),
                     static_cast<unsigned>(a.batch));
-    auto go = [&](auto kernel) -> int {
+    auto go = [&](auto kernel, auto* added) -> int {
         if constexpr (bytes > 48 * 1024) {
             const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
             if (error != cudaSuccess) return error;
         }
         kernel<<<grid, kWarps * 32, bytes, stream>>>(a, static_cast<const T*>(q), static_cast<const T*>(k),
-                                                     static_cast<const T*>(v), bias, static_cast<T*>(o));
+                                                     static_cast<const T*>(v), added, static_cast<T*>(o));
         return launched();
     };
-    return bias ? go(attend<T, D, true>) : go(attend<T, D, false>);
+    if (!bias) return go(attend<T, D, None>, static_cast<const None*>(nullptr));
+    if (a.bias_format == F32) return go(attend<T, D, float>, static_cast<const float*>(bias));
+    // In 16 bits the bias has the format of the rest.
+    return a.bias_format == a.format ? go(attend<T, D, T>, static_cast<const T*>(bias)) : int(cudaErrorInvalidValue);
 }
 
 template <typename T>
@@ -289,7 +286,8 @@ int launch(const MarqueeAttention& a, const void* q, const void* k, const void* 
 }
 }  // namespace
 
-// f16 or bf16, dim a multiple of 8 up to 128, batch and heads up to 65535. `bias` may be null.
+// f16 or bf16, dim a multiple of 8 up to 128, batch and heads up to 65535. `bias` may be null, else it is f32 or of q's
+// format.
 MARQUEE_EXPORT int marquee_attention_own(const MarqueeAttention* a, const void* q, const void* k, const void* v,
                                          const void* bias, void* o, cudaStream_t stream) {
     if (a->dim % 8 != 0 || a->dim > 128 || a->batch > 65535 || a->heads > 65535) return cudaErrorInvalidValue;

@@ -17,7 +17,8 @@ namespace {
 constexpr int64_t kShort = 512;
 
 bool own_takes(const MarqueeAttention& a) {
-    return (a.format == 1 || a.format == 2) && a.dim % 8 == 0 && a.dim <= 128 && a.batch <= 65535 && a.heads <= 65535;
+    return (a.format == 1 || a.format == 2) && (a.bias_format == 0 || a.bias_format == a.format) && a.dim % 8 == 0 &&
+           a.dim <= 128 && a.batch <= 65535 && a.heads <= 65535;
 }
 
 bool prefers_own(const MarqueeAttention& a) {
