@@ -26,5 +26,5 @@ pub use log::log_gpu_memory;
 pub use report::Report;
 #[cfg(feature = "models")]
 pub use residency::{Limits, Memory, Spec};
-pub use schedule::{CannotFit, Itinerary, ModelId, Visit};
+pub use schedule::{CannotFit, Itinerary, ModelId, Schedule, Visit};
 pub use timetable::{StepRule, timetable};

@@ -1,0 +1,4 @@
+//! Budgets, schedules, leases: none of it needs a card.
+
+mod limits;
+mod schedule;
