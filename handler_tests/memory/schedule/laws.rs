@@ -29,7 +29,7 @@ fn rules() -> impl Strategy<Value = [AutoUnload; 3]> {
 prop_compose! {
     fn case()(models in 1..6usize)(
         sizes in vec((vec(1..20u64, 1..6), any::<bool>()), models),
-        held in vec((vec(any::<bool>(), 6), any::<bool>(), unload()), models),
+        held in vec((vec(any::<bool>(), 6), any::<bool>()), models),
         visits in vec((vec(0..models, 1..4), 0..20u64, 1..=3u8), 1..9),
         rules in rules(),
         (budget, host_budget) in (prop_oneof![9 => (20..140u64).prop_map(Some), 1 => Just(None)], proptest::option::of(1..200u64)),
@@ -44,10 +44,9 @@ prop_compose! {
         let standing = sizes
             .iter()
             .zip(held)
-            .map(|(size, (held, on_host, keep))| Standing {
+            .map(|(size, (held, on_host))| Standing {
                 held: held.into_iter().take(size.pieces.len()).chain(std::iter::repeat(false)).take(size.pieces.len()).collect(),
                 on_host,
-                keep,
             })
             .collect();
         let mut steps: Vec<u8> = visits.iter().map(|visit| visit.2).collect();
@@ -188,7 +187,7 @@ proptest! {
     #[test]
     fn what_leaves_had_to_and_was_used_furthest_in_the_future(case in case()) {
         let Some(plan) = planned(&case) else { return Ok(()) };
-        let (Some(budget), end) = (case.terms.budget, case.itinerary.visits.len()) else { return Ok(()) };
+        let Some(budget) = case.terms.budget else { return Ok(()) };
         let soft = (budget as f64 * case.terms.threshold) as u64;
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
         // Freed for the coming visit while the last one computed.
@@ -196,6 +195,9 @@ proptest! {
         for (visit, stage) in plan.stages.iter().enumerate() {
             stage.due.iter().flat_map(|departure| &departure.moves).for_each(|step| replay.apply(step));
             let uses: Vec<_> = (0..case.sizes.len()).map(|model| replay.next_use(model, visit)).collect();
+            let step = case.itinerary.visits[visit].step;
+            let auto = case.itinerary.rules.iter().any(|rule| rule.step == step && rule.unload == AutoUnload::Auto);
+            let limit = if auto { soft } else { budget };
             let mut freed: Vec<(usize, u64)> = std::mem::take(&mut early);
             for step in &stage.before {
                 if step.action == Action::Free && !replay.needs(visit, step.model.0) {
@@ -206,18 +208,14 @@ proptest! {
             let total = replay.bytes() + rings(stage) + case.itinerary.visits[visit].work;
             for (model, bytes) in freed {
                 let Some(next) = uses[model] else { continue };
-                let auto = replay.keep[model] == AutoUnload::Auto;
-                let limit = if auto { soft } else { budget };
-                prop_assert!(total + bytes > limit, "model {} left visit {} although {} of {} is room", model, visit, bytes, limit - total);
+                prop_assert!(total + bytes > limit, "model {} left visit {} although {} of {} is room", model, visit, bytes, limit.saturating_sub(total));
                 // What is used later than it, or not at all, makes no room for it either.
                 let others: u64 = (0..case.sizes.len())
                     .filter(|other| *other != model && !replay.needs(visit, *other))
-                    .filter(|other| !auto || replay.keep[*other] == AutoUnload::Auto || total > budget)
                     .filter(|other| uses[*other].is_none_or(|use_| use_ > next))
                     .map(|other| replay.bytes_of(other))
                     .sum();
                 prop_assert!(total + bytes > limit + others, "model {} left visit {} before {} bytes used later", model, visit, others);
-                prop_assert!(others == 0 || uses.iter().flatten().any(|use_| *use_ < end));
             }
             replay.enter(visit);
             for step in &stage.during {
@@ -293,9 +291,6 @@ proptest! {
         let work = case.itinerary.visits.iter().map(|visit| visit.work).max().unwrap_or(0);
         case.terms.budget = Some(all + work);
         case.itinerary.rules = timetable([AutoUnload::No; 3]);
-        for standing in &mut case.standing {
-            standing.keep = AutoUnload::No;
-        }
         let plan = planned(&case).unwrap();
         let moves = plan.stages.iter().flat_map(|stage| stage.before.iter().chain(&stage.during));
         let frees = moves.clone().filter(|step| step.action == Action::Free).count();

@@ -11,7 +11,6 @@ pub(super) struct Replay<'a> {
     pub(super) copies: Vec<bool>,
     /// Steps that used each model since it came, and the last visit that did.
     pub(super) steps: Vec<Vec<u8>>,
-    pub(super) keep: Vec<AutoUnload>,
 }
 
 impl<'a> Replay<'a> {
@@ -22,7 +21,6 @@ impl<'a> Replay<'a> {
             held: standing.iter().map(|standing| standing.held.clone()).collect(),
             copies: standing.iter().map(|standing| standing.on_host).collect(),
             steps: vec![Vec::new(); sizes.len()],
-            keep: standing.iter().map(|standing| standing.keep).collect(),
         }
     }
 
@@ -78,12 +76,6 @@ impl<'a> Replay<'a> {
             if !self.steps[id.0].contains(&at.step) {
                 self.steps[id.0].push(at.step);
             }
-            self.keep[id.0] = self
-                .itinerary
-                .rules
-                .iter()
-                .find(|rule| rule.step == at.step)
-                .map_or(AutoUnload::No, |rule| rule.unload);
         }
     }
 

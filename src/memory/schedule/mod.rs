@@ -13,7 +13,6 @@ mod room;
 mod state;
 
 use super::timetable::StepRule;
-use crate::input::plan::AutoUnload;
 
 pub use fit::{CannotFit, Need, RING_SLOTS};
 use state::State;
@@ -69,14 +68,12 @@ pub struct Standing {
     pub held: Vec<bool>,
     /// Whether there is a copy in host memory.
     pub on_host: bool,
-    /// What the last step that used it said about staying.
-    pub keep: AutoUnload,
 }
 
 impl Standing {
     /// Only in its files.
     pub fn on_disk(size: &Size) -> Self {
-        Self { held: vec![false; size.pieces.len()], on_host: false, keep: AutoUnload::No }
+        Self { held: vec![false; size.pieces.len()], on_host: false }
     }
 }
 
@@ -87,7 +84,7 @@ pub struct Terms {
     pub budget: Option<u64>,
     /// Bytes for host copies; `None`: as many as there are models.
     pub host_budget: Option<u64>,
-    /// Share of the budget above which models that may stay "auto" leave.
+    /// Share of the budget that visits of a step with "auto" may fill with models that they do not need themselves.
     pub threshold: f64,
     /// Whether weights may come in while the visit before computes.
     pub prefetch: bool,
@@ -192,10 +189,9 @@ pub fn plan(
         let mut before = state.make_room(visit, terms);
         before.extend(state.load(visit));
         state.mark_used(visit);
-        let beside = state.beside(visit);
         let resident = state.bytes() + state.rings(visit);
         let during = if terms.prefetch { state.prefetch(visit, terms) } else { Vec::new() };
-        let peak = (state.bytes() + beside).max(resident + state.work(visit));
+        let peak = highest(resident, &during) + state.work(visit);
         plan.peak = plan.peak.max(peak);
         let streaming = state.streaming(visit);
         plan.stages.push(Stage { due, before, during, streaming, resident, peak });
@@ -204,4 +200,18 @@ pub fn plan(
     plan.left = state.bytes();
     host::copies(&mut plan, sizes, standing, terms.host_budget);
     Ok(plan)
+}
+
+/// Most bytes while `moves` happen one after the other, from `bytes` on.
+fn highest(bytes: u64, moves: &[Move]) -> u64 {
+    let mut now = bytes;
+    let after = moves.iter().map(|step| {
+        match step.action {
+            Action::Upload => now += step.bytes,
+            Action::Free => now -= step.bytes,
+            Action::Read | Action::Forget => {}
+        }
+        now
+    });
+    after.fold(bytes, u64::max)
 }

@@ -3,7 +3,6 @@
 use super::room::Victim;
 use super::state::{LEAVING, State};
 use super::{Action, Move, Terms};
-use crate::input::plan::AutoUnload;
 
 impl State<'_> {
     /// Weights of the visits after `visit`, the next first, as far as there is room now and they would not be evicted
@@ -11,12 +10,12 @@ impl State<'_> {
     /// would have to leave for it anyway.
     pub(super) fn prefetch(&mut self, visit: usize, terms: &Terms) -> Vec<Move> {
         let mut moves = Vec::new();
-        let Some(budget) = terms.budget else { return moves };
+        if terms.budget.is_none() {
+            return moves;
+        }
         for later in visit + 1..self.itinerary.visits.len() {
-            let auto = self.rule_of(later).is_some_and(|rule| rule.unload == AutoUnload::Auto);
-            let cap = if auto { (budget as f64 * terms.threshold) as u64 } else { budget };
             for model in self.wanted(later) {
-                if !self.fetch(model, (visit, later), cap, terms, &mut moves) {
+                if !self.fetch(model, (visit, later), terms, &mut moves) {
                     // What is needed sooner has not all found room: nothing later may take it.
                     return moves;
                 }
@@ -30,19 +29,18 @@ impl State<'_> {
         &mut self,
         model: usize,
         (visit, later): (usize, usize),
-        cap: u64,
         terms: &Terms,
         moves: &mut Vec<Move>,
     ) -> bool {
         let ends_before = self.leaves(model).is_some_and(|(boundary, _)| boundary <= later);
         if ends_before {
-            return self.renew(model, (visit, later), cap, moves);
+            return self.renew(model, (visit, later), terms, moves);
         }
         let missing = self.missing(model);
         if missing.is_empty() {
             return true;
         }
-        let limit = self.lasting_room(model, (visit, later), cap);
+        let limit = self.lasting_room(model, (visit, later), terms);
         let mut wanted = Vec::new();
         let mut bytes = 0;
         for piece in &missing {
@@ -54,7 +52,7 @@ impl State<'_> {
             wanted.push(*piece);
         }
         // Room right now: free, or freed by what leaves anyway.
-        let mut room = cap.saturating_sub(self.bytes() + self.beside(visit));
+        let mut room = self.limit(visit, terms).saturating_sub(self.bytes() + self.beside(visit));
         let mut victims = Vec::new();
         if bytes > room {
             for victim in self.early_victims(visit, later, terms) {
@@ -93,14 +91,15 @@ impl State<'_> {
         &mut self,
         model: usize,
         (visit, later): (usize, usize),
-        cap: u64,
+        terms: &Terms,
         moves: &mut Vec<Move>,
     ) -> bool {
         let used_before = (visit..later).any(|at| self.needs(at, model));
         let held = self.held_bytes(model);
         let all = self.form_bytes(model);
-        let room = (cap + held).saturating_sub(self.bytes() + self.beside(visit));
-        let lasting = self.lasting_room(model, (visit, later), cap) + held;
+        let room =
+            (self.limit(visit, terms).saturating_add(held)).saturating_sub(self.bytes() + self.beside(visit));
+        let lasting = self.lasting_room(model, (visit, later), terms).saturating_add(held);
         if used_before || all > room.min(lasting) {
             return false;
         }
@@ -110,7 +109,7 @@ impl State<'_> {
     }
 
     /// Bytes that can be added to `model` during `visit` and stay until `later`, with all that is needed before it.
-    fn lasting_room(&self, model: usize, (visit, later): (usize, usize), cap: u64) -> u64 {
+    fn lasting_room(&self, model: usize, (visit, later): (usize, usize), terms: &Terms) -> u64 {
         let mut room = u64::MAX;
         for at in visit + 1..later {
             let claimed: u64 = (0..self.models.len())
@@ -124,7 +123,7 @@ impl State<'_> {
                     }
                 })
                 .sum();
-            room = room.min(cap.saturating_sub(claimed + self.beside(at)));
+            room = room.min(self.limit(at, terms).saturating_sub(claimed + self.beside(at)));
         }
         room
     }

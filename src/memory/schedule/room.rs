@@ -2,7 +2,6 @@
 
 use super::state::{LEAVING, State};
 use super::{Action, Move, Terms};
-use crate::input::plan::AutoUnload;
 
 /// A piece that could leave.
 #[derive(Clone, Copy)]
@@ -11,7 +10,6 @@ pub(super) struct Victim {
     pub(super) piece: usize,
     bytes: u64,
     distance: usize,
-    auto: bool,
 }
 
 impl State<'_> {
@@ -50,8 +48,10 @@ impl State<'_> {
     /// The pieces that have to leave before `visit`, the first to go first: those of the model that is used furthest in
     /// the future, from its end. Models that may stay "auto" make room down to the threshold, others to the budget.
     pub(super) fn victims(&self, visit: usize, terms: &Terms) -> Vec<Victim> {
-        let Some(budget) = terms.budget else { return Vec::new() };
-        let soft = (budget as f64 * terms.threshold) as u64;
+        if terms.budget.is_none() {
+            return Vec::new();
+        }
+        let limit = self.limit(visit, terms);
         let missing: u64 = self
             .wanted(visit)
             .into_iter()
@@ -59,20 +59,14 @@ impl State<'_> {
             .sum();
         let mut total = self.bytes() + missing + self.beside(visit);
         let mut chosen: Vec<Victim> = Vec::new();
-        let candidates = self.candidates(visit);
-        for (limit, auto_only) in [(budget, false), (soft, true)] {
-            for victim in candidates.iter().filter(|victim| victim.auto || !auto_only) {
-                if total <= limit {
-                    break;
-                }
-                if chosen.iter().any(|other| (other.model, other.piece) == (victim.model, victim.piece)) {
-                    continue;
-                }
-                total -= victim.bytes;
-                chosen.push(*victim);
+        for victim in self.candidates(visit) {
+            if total <= limit {
+                break;
             }
+            total -= victim.bytes;
+            chosen.push(victim);
         }
-        self.spare(&mut chosen, total, budget, soft);
+        self.spare(&mut chosen, total, limit);
         chosen
     }
 
@@ -87,14 +81,12 @@ impl State<'_> {
         let mut all = Vec::new();
         for model in models {
             let distance = self.distance(model, visit);
-            let auto = self.models.get(model).is_some_and(|tracked| tracked.keep == AutoUnload::Auto);
             let pieces = self.held(model).into_iter().rev();
             all.extend(pieces.map(|piece| Victim {
                 model,
                 piece,
                 bytes: self.piece(model, piece),
                 distance,
-                auto,
             }));
         }
         all
@@ -107,12 +99,11 @@ impl State<'_> {
 
     /// Takes back what need not leave now that something larger does, the soonest used first. What has a use in this request
     /// never leaves for what has none.
-    fn spare(&self, chosen: &mut Vec<Victim>, mut total: u64, budget: u64, soft: u64) {
+    fn spare(&self, chosen: &mut Vec<Victim>, mut total: u64, limit: u64) {
         let end = self.itinerary.visits.len();
         let mut order: Vec<Victim> = chosen.iter().rev().copied().collect();
         order.sort_by_key(|victim| victim.distance);
         for victim in order {
-            let limit = if victim.auto { soft } else { budget };
             let used_ones_left = chosen.iter().any(|other| other.distance < end);
             let spared = victim.distance < end || !used_ones_left;
             if victim.distance != LEAVING && spared && total + victim.bytes <= limit {

@@ -1,7 +1,7 @@
 //! What is on the device at a point of the schedule, and what each model is worth.
 
 use super::fit::Form;
-use super::{Action, Departure, Itinerary, ModelId, Move, Size, Standing, Streaming};
+use super::{Action, Departure, Itinerary, ModelId, Move, Size, Standing, Streaming, Terms};
 use crate::input::plan::AutoUnload;
 use crate::memory::timetable::StepRule;
 
@@ -23,8 +23,6 @@ pub(super) struct Tracked {
     used: Option<usize>,
     /// Steps that used it since it came.
     steps: Vec<u8>,
-    /// What the last of them said.
-    pub(super) keep: AutoUnload,
 }
 
 impl<'a> State<'a> {
@@ -42,8 +40,7 @@ impl<'a> State<'a> {
                 let mut held = standing.map(|standing| standing.held.clone()).unwrap_or_default();
                 held.resize(form.resident.len(), false);
                 let uses = (0..itinerary.visits.len()).filter(|at| needs(itinerary, *at, index)).collect();
-                let keep = standing.map_or(AutoUnload::No, |standing| standing.keep);
-                Tracked { form, held, uses, used: None, steps: Vec::new(), keep }
+                Tracked { form, held, uses, used: None, steps: Vec::new() }
             })
             .collect();
         Self { sizes, itinerary, models }
@@ -160,18 +157,20 @@ impl<'a> State<'a> {
             .collect()
     }
 
-    pub(super) fn rule_of(&self, visit: usize) -> Option<&'a StepRule> {
-        let step = self.itinerary.visits.get(visit)?.step;
-        self.itinerary.rules.iter().find(|rule| rule.step == step)
+    /// Bytes that may be used during a visit: those of a step that is "auto" leave a reserve, as far as what they do
+    /// not need themselves can leave.
+    pub(super) fn limit(&self, visit: usize, terms: &Terms) -> u64 {
+        let budget = terms.budget.unwrap_or(u64::MAX);
+        let step = self.itinerary.visits.get(visit).map(|visit| visit.step);
+        let auto = |rule: &StepRule| Some(rule.step) == step && rule.unload == AutoUnload::Auto;
+        if self.itinerary.rules.iter().any(auto) { (budget as f64 * terms.threshold) as u64 } else { budget }
     }
 
     pub(super) fn mark_used(&mut self, visit: usize) {
         let Some(step) = self.itinerary.visits.get(visit).map(|visit| visit.step) else { return };
-        let keep = self.rule_of(visit).map_or(AutoUnload::No, |rule| rule.unload);
         for model in self.wanted(visit) {
             if let Some(tracked) = self.models.get_mut(model) {
                 tracked.used = Some(visit);
-                tracked.keep = keep;
                 if !tracked.steps.contains(&step) {
                     tracked.steps.push(step);
                 }
