@@ -28,8 +28,8 @@ fn rules() -> impl Strategy<Value = [AutoUnload; 3]> {
 
 prop_compose! {
     fn case()(models in 1..6usize)(
-        sizes in vec((vec(1..20u64, 1..6), any::<bool>()), models),
-        held in vec((vec(any::<bool>(), 6), any::<bool>()), models),
+        sizes in vec((vec(1..20u64, 1..6), any::<bool>(), 0..3u64), models),
+        held in vec((0..7usize, prop_oneof![9 => Just(None), 1 => (1..6usize).prop_map(Some)], any::<bool>()), models),
         visits in vec((vec(0..models, 1..4), 0..20u64, 1..=3u8), 1..9),
         rules in rules(),
         (budget, host_budget) in (prop_oneof![9 => (20..140u64).prop_map(Some), 1 => Just(None)], proptest::option::of(1..200u64)),
@@ -39,13 +39,18 @@ prop_compose! {
         let sizes: Vec<Size> = sizes
             .into_iter()
             .enumerate()
-            .map(|(index, (pieces, streams))| Size { name: format!("model {index}"), pieces, streams })
+            .map(|(index, (pieces, streams, outside))| Size {
+                name: format!("model {index}"),
+                slot: if streams { pieces[1..].iter().max().copied().unwrap_or(0) } else { 0 },
+                host: pieces.iter().sum::<u64>().saturating_sub(outside),
+                pieces,
+            })
             .collect();
         let standing = sizes
             .iter()
             .zip(held)
-            .map(|(size, (held, on_host))| Standing {
-                held: held.into_iter().take(size.pieces.len()).chain(std::iter::repeat(false)).take(size.pieces.len()).collect(),
+            .map(|(size, (held, gap, on_host))| Standing {
+                held: (0..size.pieces.len()).map(|piece| piece < held && Some(piece) != gap).collect(),
                 on_host,
             })
             .collect();
@@ -77,8 +82,8 @@ fn planned(case: &Case) -> Option<Schedule> {
 
 /// Least bytes of a model while a visit uses it.
 fn least(size: &Size) -> u64 {
-    let streamed = size.pieces[0] + RING_SLOTS * size.pieces[1..].iter().max().copied().unwrap_or(0);
-    if size.streams { streamed.min(size.bytes()) } else { size.bytes() }
+    let streamed = size.pieces[0] + RING_SLOTS * size.slot;
+    if size.slot > 0 { streamed.min(size.bytes()) } else { size.bytes() }
 }
 
 fn rings(stage: &marquee::memory::schedule::Stage) -> u64 {
@@ -131,11 +136,24 @@ proptest! {
                     prop_assert_ne!(*held, streamed, "piece {} of {:?} in visit {}", piece, id, visit);
                 }
                 if let Some(streaming) = streaming {
-                    prop_assert!(size.streams && !streaming.pieces.contains(&0) && replay.copies[id.0]);
-                    prop_assert_eq!(streaming.slot, size.pieces[1..].iter().max().copied().unwrap_or(0));
+                    prop_assert!(size.slot > 0 && !streaming.pieces.contains(&0) && replay.copies[id.0]);
+                    prop_assert_eq!(streaming.slot, size.slot);
                     let bytes: u64 = streaming.pieces.iter().map(|piece| size.pieces[*piece]).sum();
                     prop_assert_eq!(streaming.bytes, bytes);
                 }
+            }
+            for (model, held) in replay.held.iter().enumerate() {
+                let streamed: Vec<usize> = plan
+                    .stages
+                    .iter()
+                    .flat_map(|stage| &stage.streaming)
+                    .filter(|streaming| streaming.model.0 == model)
+                    .flat_map(|streaming| streaming.pieces.clone())
+                    .collect();
+                let resident: Vec<bool> =
+                    held.iter().enumerate().filter(|(piece, _)| !streamed.contains(piece)).map(|(_, held)| *held).collect();
+                let needed = (0..case.itinerary.visits.len()).any(|visit| replay.needs(visit, model));
+                prop_assert!(!needed || resident.is_sorted_by(|a, b| a >= b), "model {} has gaps: {:?}", model, held);
             }
             prop_assert_eq!(stage.resident, replay.bytes() + rings(stage));
             replay.enter(visit);
@@ -200,14 +218,20 @@ proptest! {
             let limit = if auto { soft } else { budget };
             let mut freed: Vec<(usize, u64)> = std::mem::take(&mut early);
             for step in &stage.before {
-                if step.action == Action::Free && !replay.needs(visit, step.model.0) {
+                let odd = case.standing[step.model.0].held.windows(2).any(|pair| !pair[0] && pair[1])
+                    || plan.stages.iter().any(|stage| stage.streaming.iter().any(|streaming| streaming.model == step.model));
+                if step.action == Action::Free && !replay.needs(visit, step.model.0) && !(odd && visit == 0) {
                     freed.extend(step.pieces.iter().map(|piece| (step.model.0, case.sizes[step.model.0].pieces[*piece])));
                 }
                 replay.apply(step);
             }
             let total = replay.bytes() + rings(stage) + case.itinerary.visits[visit].work;
             for (model, bytes) in freed {
-                let Some(next) = uses[model] else { continue };
+                // Pieces leave from the end: only the first of those that left could have stayed.
+                let Some(next) = uses[model].filter(|_| case.sizes[model].pieces.get(replay.first_gap(model)) == Some(&bytes))
+                else {
+                    continue;
+                };
                 prop_assert!(total + bytes > limit, "model {} left visit {} although {} of {} is room", model, visit, bytes, limit.saturating_sub(total));
                 // What is used later than it, or not at all, makes no room for it either.
                 let others: u64 = (0..case.sizes.len())
@@ -272,7 +296,7 @@ proptest! {
         let mut peak = replay.host_bytes();
         for stage in &plan.stages {
             stage.due.iter().flat_map(|departure| &departure.moves).for_each(|step| replay.apply(step));
-            let streamed: u64 = stage.streaming.iter().map(|streaming| case.sizes[streaming.model.0].bytes()).sum();
+            let streamed: u64 = stage.streaming.iter().map(|streaming| case.sizes[streaming.model.0].host).sum();
             for step in stage.before.iter().chain(&stage.during) {
                 replay.apply(step);
                 if step.action == Action::Read {
@@ -291,6 +315,9 @@ proptest! {
         let work = case.itinerary.visits.iter().map(|visit| visit.work).max().unwrap_or(0);
         case.terms.budget = Some(all + work);
         case.itinerary.rules = timetable([AutoUnload::No; 3]);
+        for standing in &mut case.standing {
+            standing.held.sort_by_key(|held| !held);
+        }
         let plan = planned(&case).unwrap();
         let moves = plan.stages.iter().flat_map(|stage| stage.before.iter().chain(&stage.during));
         let frees = moves.clone().filter(|step| step.action == Action::Free).count();

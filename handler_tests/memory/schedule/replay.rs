@@ -33,12 +33,17 @@ impl<'a> Replay<'a> {
             .sum()
     }
 
+    /// The first piece that is not there.
+    pub(super) fn first_gap(&self, model: usize) -> usize {
+        self.held[model].iter().position(|held| !held).unwrap_or(usize::MAX)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         (0..self.sizes.len()).map(|model| self.bytes_of(model)).sum()
     }
 
     pub(super) fn host_bytes(&self) -> u64 {
-        self.sizes.iter().zip(&self.copies).filter(|(_, copy)| **copy).map(|(size, _)| size.bytes()).sum()
+        self.sizes.iter().zip(&self.copies).filter(|(_, copy)| **copy).map(|(size, _)| size.host).sum()
     }
 
     /// Every move must change something, and say how much.
@@ -46,7 +51,12 @@ impl<'a> Replay<'a> {
         let model = step.model.0;
         assert!(!step.pieces.is_empty(), "an empty move: {step:?}");
         assert!(step.pieces.is_sorted(), "{step:?}");
-        let bytes: u64 = step.pieces.iter().map(|piece| self.sizes[model].pieces[*piece]).sum();
+        let bytes: u64 = match step.action {
+            Action::Upload | Action::Free => {
+                step.pieces.iter().map(|piece| self.sizes[model].pieces[*piece]).sum()
+            }
+            Action::Read | Action::Forget => self.sizes[model].host,
+        };
         assert_eq!(step.bytes, bytes, "{step:?}");
         match step.action {
             Action::Upload | Action::Free => {

@@ -116,7 +116,7 @@ pub(super) fn forms(
         .iter()
         .zip(caps)
         .map(|(size, cap)| match cap {
-            Some(cap) => Form { resident: spread(&size.pieces, cap), slot: slot(size) },
+            Some(cap) => Form { resident: spread(&size.pieces, cap), slot: size.slot },
             None => Form::whole(size),
         })
         .collect())
@@ -139,7 +139,7 @@ fn squeeze(
             break;
         }
         let blocks = size.bytes() - first(size);
-        let ring = RING_SLOTS * slot(size);
+        let ring = RING_SLOTS * size.slot;
         let cap = blocks.saturating_sub(need - budget + ring);
         let known = caps.get(index).copied().flatten();
         if let Some(entry) = caps.get_mut(index) {
@@ -161,15 +161,10 @@ fn first(size: &Size) -> u64 {
     size.pieces.first().copied().unwrap_or(0)
 }
 
-/// A slot holds any of the blocks.
-fn slot(size: &Size) -> u64 {
-    size.pieces.iter().skip(1).copied().max().unwrap_or(0)
-}
-
 /// With every block streamed, if that helps.
 fn least(size: &Size) -> u64 {
-    let streamed = first(size) + RING_SLOTS * slot(size);
-    if size.streams { streamed.min(size.bytes()) } else { size.bytes() }
+    let streamed = first(size) + RING_SLOTS * size.slot;
+    if size.slot > 0 { streamed.min(size.bytes()) } else { size.bytes() }
 }
 
 /// Which pieces stay if their blocks may take `cap` bytes: as many as fit, the streamed ones evenly between them, so

@@ -53,7 +53,7 @@ struct Shelf<'a> {
 
 impl Shelf<'_> {
     fn bytes(&self) -> u64 {
-        self.sizes.iter().zip(&self.copies).filter(|(_, here)| **here).map(|(size, _)| size.bytes()).sum()
+        self.sizes.iter().zip(&self.copies).filter(|(_, here)| **here).map(|(size, _)| size.host).sum()
     }
 
     fn read(&mut self, model: ModelId, kept: &[ModelId], at: usize, moves: &mut Vec<Move>) -> Option<Move> {
@@ -61,7 +61,7 @@ impl Shelf<'_> {
             return None;
         }
         let size = self.sizes.get(model.0)?;
-        self.shrink(size.bytes(), kept, at, moves);
+        self.shrink(size.host, kept, at, moves);
         if let Some(copy) = self.copies.get_mut(model.0) {
             *copy = true;
         }
@@ -98,7 +98,7 @@ impl Shelf<'_> {
 }
 
 fn whole(model: ModelId, size: &Size, action: Action) -> Move {
-    Move { model, action, pieces: (0..size.pieces.len()).collect(), bytes: size.bytes() }
+    Move { model, action, pieces: (0..size.pieces.len()).collect(), bytes: size.host }
 }
 
 fn uploads(plan: &Schedule) -> Vec<usize> {

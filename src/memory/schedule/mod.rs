@@ -26,10 +26,12 @@ pub struct ModelId(pub usize);
 pub struct Size {
     /// In logs and errors.
     pub name: String,
-    /// Bytes of what can come and go by itself, in the order of use. The first belongs to no block and may be 0.
+    /// Bytes of what comes in and goes by itself: in this order in, from the end out.
     pub pieces: Vec<u64>,
-    /// Whether all pieces but the first may pass through a ring while the net runs.
-    pub streams: bool,
+    /// Bytes of a slot that any piece but the first fits into, if those may pass through a ring while the net runs; else 0.
+    pub slot: u64,
+    /// Bytes of its copy in host memory.
+    pub host: u64,
 }
 
 impl Size {
@@ -64,7 +66,8 @@ pub struct Itinerary {
 /// Where a model is when the request begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Which of its pieces are on the device.
+    /// Which of its pieces are on the device. What an earlier request streamed, and this one does not, or the other way round,
+    /// is freed before the first visit.
     pub held: Vec<bool>,
     /// Whether there is a copy in host memory.
     pub on_host: bool,

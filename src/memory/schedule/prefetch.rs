@@ -40,7 +40,8 @@ impl State<'_> {
         if missing.is_empty() {
             return true;
         }
-        let limit = self.lasting_room(model, (visit, later), terms);
+        let held = self.held_bytes(model);
+        let limit = self.lasting_room(model, held, (visit, later), terms);
         let mut wanted = Vec::new();
         let mut bytes = 0;
         for piece in &missing {
@@ -99,7 +100,7 @@ impl State<'_> {
         let all = self.form_bytes(model);
         let room =
             (self.limit(visit, terms).saturating_add(held)).saturating_sub(self.bytes() + self.beside(visit));
-        let lasting = self.lasting_room(model, (visit, later), terms).saturating_add(held);
+        let lasting = self.lasting_room(model, 0, (visit, later), terms);
         if used_before || all > room.min(lasting) {
             return false;
         }
@@ -108,15 +109,18 @@ impl State<'_> {
         true
     }
 
-    /// Bytes that can be added to `model` during `visit` and stay until `later`, with all that is needed before it.
-    fn lasting_room(&self, model: usize, (visit, later): (usize, usize), terms: &Terms) -> u64 {
+    /// Bytes that can be added to `held` bytes of `model` during `visit` and stay until `later`, with all that is needed
+    /// before it.
+    fn lasting_room(&self, model: usize, held: u64, (visit, later): (usize, usize), terms: &Terms) -> u64 {
         let mut room = u64::MAX;
         for at in visit + 1..later {
             let claimed: u64 = (0..self.models.len())
                 .map(|other| {
                     if self.needs(at, other) {
                         self.form_bytes(other).max(self.held_bytes(other))
-                    } else if other == model || self.distance(other, at) <= later {
+                    } else if other == model {
+                        held
+                    } else if self.distance(other, at) <= later {
                         self.held_bytes(other)
                     } else {
                         0

@@ -1,6 +1,6 @@
 //! Who leaves so that a visit's models can come in.
 
-use super::state::{LEAVING, State};
+use super::state::{LEAVING, State, Tracked};
 use super::{Action, Move, Terms};
 
 /// A piece that could leave.
@@ -16,11 +16,8 @@ impl State<'_> {
     /// Frees what has to leave before `visit`.
     pub(super) fn make_room(&mut self, visit: usize, terms: &Terms) -> Vec<Move> {
         let mut moves = Vec::new();
-        // Another form than this request's: its blocks are to be streamed now.
-        for model in self.wanted(visit) {
-            let Some(tracked) = self.models.get(model) else { continue };
-            let odd = tracked.held.iter().zip(&tracked.form.resident).enumerate();
-            let odd = odd.filter(|(_, (held, wanted))| **held && !**wanted).map(|(piece, _)| piece).collect();
+        for model in 0..self.models.len() {
+            let odd = self.models.get(model).map(Tracked::odd).unwrap_or_default();
             moves.extend(self.turn(model, odd, Action::Free));
         }
         let victims = self.victims(visit, terms);
@@ -103,12 +100,19 @@ impl State<'_> {
         let end = self.itinerary.visits.len();
         let mut order: Vec<Victim> = chosen.iter().rev().copied().collect();
         order.sort_by_key(|victim| victim.distance);
+        let mut gone: Vec<usize> = Vec::new();
         for victim in order {
+            // Pieces come back in order or not at all.
+            if gone.contains(&victim.model) {
+                continue;
+            }
             let used_ones_left = chosen.iter().any(|other| other.distance < end);
             let spared = victim.distance < end || !used_ones_left;
             if victim.distance != LEAVING && spared && total + victim.bytes <= limit {
                 total += victim.bytes;
                 chosen.retain(|other| (other.model, other.piece) != (victim.model, victim.piece));
+            } else {
+                gone.push(victim.model);
             }
         }
     }

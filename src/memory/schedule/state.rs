@@ -25,6 +25,22 @@ pub(super) struct Tracked {
     steps: Vec<u8>,
 }
 
+impl Tracked {
+    /// Pieces on the device that are no beginning of what this request wants there: the model was streamed before, or is to be
+    /// streamed now, and the two lie differently.
+    pub(super) fn odd(&self) -> Vec<usize> {
+        if self.uses.is_empty() {
+            return Vec::new();
+        }
+        let gap = self.form.resident.iter().zip(&self.held).position(|(wanted, held)| *wanted && !held);
+        let pieces = self.held.iter().zip(&self.form.resident).enumerate();
+        pieces
+            .filter(|(piece, (held, wanted))| **held && (!**wanted || gap.is_some_and(|gap| *piece > gap)))
+            .map(|(piece, _)| piece)
+            .collect()
+    }
+}
+
 impl<'a> State<'a> {
     pub(super) fn new(
         sizes: &'a [Size],
