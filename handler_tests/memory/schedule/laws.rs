@@ -51,6 +51,7 @@ prop_compose! {
             .zip(held)
             .map(|(size, (held, gap, on_host))| Standing {
                 held: (0..size.pieces.len()).map(|piece| piece < held && Some(piece) != gap).collect(),
+                ring: 0,
                 on_host,
             })
             .collect();
@@ -86,10 +87,6 @@ fn least(size: &Size) -> u64 {
     if size.slot > 0 { streamed.min(size.bytes()) } else { size.bytes() }
 }
 
-fn rings(stage: &marquee::memory::schedule::Stage) -> u64 {
-    stage.streaming.iter().map(|streaming| RING_SLOTS * streaming.slot).sum()
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -114,6 +111,7 @@ proptest! {
         let Some(plan) = planned(&case) else { return Ok(()) };
         let budget = case.terms.budget.unwrap_or(u64::MAX);
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        replay.take_form(&plan);
         let mut peak = 0;
         prop_assert_eq!(plan.stages.len(), case.itinerary.visits.len());
         for (visit, stage) in plan.stages.iter().enumerate() {
@@ -155,14 +153,14 @@ proptest! {
                 let needed = (0..case.itinerary.visits.len()).any(|visit| replay.needs(visit, model));
                 prop_assert!(!needed || resident.is_sorted_by(|a, b| a >= b), "model {} has gaps: {:?}", model, held);
             }
-            prop_assert_eq!(stage.resident, replay.bytes() + rings(stage));
+            prop_assert_eq!(stage.resident, replay.bytes());
             replay.enter(visit);
-            let mut highest = replay.bytes() + rings(stage) + work;
+            let mut highest = replay.bytes() + work;
             for step in &stage.during {
                 let used = step.action == Action::Free && replay.needs(visit, step.model.0);
                 prop_assert!(!used, "{:?} leaves while visit {} uses it", step, visit);
                 replay.apply(step);
-                highest = highest.max(replay.bytes() + rings(stage) + work);
+                highest = highest.max(replay.bytes() + work);
             }
             prop_assert!(highest <= budget, "{} of {} in visit {}", highest, budget, visit);
             prop_assert_eq!(stage.peak, highest);
@@ -172,7 +170,9 @@ proptest! {
             replay.apply(step);
         }
         prop_assert_eq!(plan.left, replay.bytes());
-        let at_start = Replay::new(&case.sizes, &case.standing, &case.itinerary).bytes();
+        let mut at_start = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        at_start.take_form(&plan);
+        let at_start = at_start.bytes();
         prop_assert_eq!(plan.peak, peak.max(at_start));
     }
 
@@ -180,6 +180,7 @@ proptest! {
     fn the_timetable_is_kept(case in case()) {
         let Some(plan) = planned(&case) else { return Ok(()) };
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        replay.take_form(&plan);
         for (visit, stage) in plan.stages.iter().enumerate() {
             for step in stage.due.iter().flat_map(|departure| &departure.moves) {
                 prop_assert!(replay.due(step.model.0, visit), "{step:?} leaves before it is due");
@@ -208,6 +209,7 @@ proptest! {
         let Some(budget) = case.terms.budget else { return Ok(()) };
         let soft = (budget as f64 * case.terms.threshold) as u64;
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        replay.take_form(&plan);
         // Freed for the coming visit while the last one computed.
         let mut early = Vec::new();
         for (visit, stage) in plan.stages.iter().enumerate() {
@@ -221,14 +223,14 @@ proptest! {
                 let odd = case.standing[step.model.0].held.windows(2).any(|pair| !pair[0] && pair[1])
                     || plan.stages.iter().any(|stage| stage.streaming.iter().any(|streaming| streaming.model == step.model));
                 if step.action == Action::Free && !replay.needs(visit, step.model.0) && !(odd && visit == 0) {
-                    freed.extend(step.pieces.iter().map(|piece| (step.model.0, case.sizes[step.model.0].pieces[*piece])));
+                    freed.extend(step.pieces.iter().map(|piece| (step.model.0, replay.piece(step.model.0, *piece))));
                 }
                 replay.apply(step);
             }
-            let total = replay.bytes() + rings(stage) + case.itinerary.visits[visit].work;
+            let total = replay.bytes() + case.itinerary.visits[visit].work;
             for (model, bytes) in freed {
                 // Pieces leave from the end: only the first of those that left could have stayed.
-                let Some(next) = uses[model].filter(|_| case.sizes[model].pieces.get(replay.first_gap(model)) == Some(&bytes))
+                let Some(next) = uses[model].filter(|_| replay.first_gap(model) < replay.held[model].len() && replay.piece(model, replay.first_gap(model)) == bytes)
                 else {
                     continue;
                 };
@@ -245,7 +247,7 @@ proptest! {
             for step in &stage.during {
                 let model = step.model.0;
                 if step.action == Action::Free && replay.next_use(model, visit + 1).is_some() {
-                    early.extend(step.pieces.iter().map(|piece| (model, case.sizes[model].pieces[*piece])));
+                    early.extend(step.pieces.iter().map(|piece| (model, replay.piece(model, *piece))));
                 }
                 replay.apply(step);
             }
@@ -256,6 +258,7 @@ proptest! {
     fn nothing_comes_in_without_being_used_before_it_leaves(case in case()) {
         let Some(plan) = planned(&case) else { return Ok(()) };
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        replay.take_form(&plan);
         let mut waiting: Vec<(usize, usize)> = Vec::new();
         for (visit, stage) in plan.stages.iter().enumerate() {
             let early = stage.due.iter().flat_map(|departure| &departure.moves);
@@ -293,6 +296,7 @@ proptest! {
         let Some(plan) = planned(&case) else { return Ok(()) };
         let budget = case.terms.host_budget.unwrap_or(u64::MAX);
         let mut replay = Replay::new(&case.sizes, &case.standing, &case.itinerary);
+        replay.take_form(&plan);
         let mut peak = replay.host_bytes();
         for stage in &plan.stages {
             stage.due.iter().flat_map(|departure| &departure.moves).for_each(|step| replay.apply(step));

@@ -69,6 +69,8 @@ pub struct Standing {
     /// Which of its pieces are on the device. What an earlier request streamed, and this one does not, or the other way round,
     /// is freed before the first visit.
     pub held: Vec<bool>,
+    /// Bytes of its ring, if it is there in a form that streams.
+    pub ring: u64,
     /// Whether there is a copy in host memory.
     pub on_host: bool,
 }
@@ -76,7 +78,7 @@ pub struct Standing {
 impl Standing {
     /// Only in its files.
     pub fn on_disk(size: &Size) -> Self {
-        Self { held: vec![false; size.pieces.len()], on_host: false }
+        Self { held: vec![false; size.pieces.len()], ring: 0, on_host: false }
     }
 }
 
@@ -115,7 +117,7 @@ pub struct Move {
     pub action: Action,
     /// Which pieces, in ascending order; host copies are always whole.
     pub pieces: Vec<usize>,
-    /// How much they are.
+    /// How much they take; a ring counts with the first piece.
     pub bytes: u64,
 }
 
@@ -192,7 +194,7 @@ pub fn plan(
         let mut before = state.make_room(visit, terms);
         before.extend(state.load(visit));
         state.mark_used(visit);
-        let resident = state.bytes() + state.rings(visit);
+        let resident = state.bytes();
         let during = if terms.prefetch { state.prefetch(visit, terms) } else { Vec::new() };
         let peak = highest(resident, &during) + state.work(visit);
         plan.peak = plan.peak.max(peak);

@@ -54,7 +54,7 @@ impl State<'_> {
             .into_iter()
             .map(|model| self.missing(model).iter().map(|piece| self.piece(model, *piece)).sum::<u64>())
             .sum();
-        let mut total = self.bytes() + missing + self.beside(visit);
+        let mut total = self.bytes() + missing + self.work(visit);
         let mut chosen: Vec<Victim> = Vec::new();
         for victim in self.candidates(visit) {
             if total <= limit {
