@@ -21,6 +21,7 @@ mod safetensors;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -77,6 +78,38 @@ pub struct Meta {
     pub format: Format,
 }
 
+/// Numbers that lie one after the other in a file.
+#[derive(Debug, Clone)]
+pub struct Extent {
+    /// Open for reading.
+    pub file: Arc<File>,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// f32, f16 or bf16, little endian.
+    pub dtype: DType,
+    /// Numbers.
+    pub elements: usize,
+}
+
+impl Extent {
+    /// Of `rows` of a tensor of `shape` that starts at `offset`; `None` for other dtypes.
+    fn of(
+        file: &Arc<File>,
+        offset: u64,
+        dtype: DType,
+        shape: &[usize],
+        rows: Option<Range<usize>>,
+    ) -> Option<Self> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return None;
+        }
+        let row: usize = shape.iter().skip(1).product();
+        let rows = rows.unwrap_or(0..shape.first().copied().unwrap_or(1));
+        let offset = offset + (rows.start * row * dtype.size_in_bytes()) as u64;
+        Some(Self { file: Arc::clone(file), offset, dtype, elements: rows.len() * row })
+    }
+}
+
 /// Where tensors come from. Implementations read lazily: opening one costs its header.
 pub trait Source: Send + Sync {
     /// Shape and format; `None` if the source has no such tensor.
@@ -87,6 +120,12 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// The key is unknown, the data ends early, or the device has no room.
     fn load(&self, key: &str, rows: Option<Range<usize>>, device: &Device) -> Result<Loaded>;
+
+    /// Where a tensor's numbers (or those of `rows` of its first dimension) lie in files, if they lie there in plain
+    /// f32, f16 or bf16: extents below each other. `None` sends the reader to [`Source::load`].
+    fn extents(&self, _key: &str, _rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        None
+    }
 
     /// Every key, in no particular order.
     fn keys(&self) -> Vec<String>;
