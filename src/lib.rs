@@ -12,6 +12,7 @@ pub mod http_client;
 pub mod imaging;
 pub mod input;
 pub mod job;
+pub mod memory;
 #[cfg(feature = "models")]
 pub mod models;
 pub mod output;

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::reader::Reader;
 use crate::input::plan::AutoUnload;
+use crate::memory::budget::{self, Limit};
 
 /// How jobs are run and delivered.
 #[derive(Debug, Clone)]
@@ -43,6 +44,11 @@ pub struct EngineConfig {
     pub auto_unload_default: AutoUnload,
     /// `AUTO_UNLOAD_THRESHOLD`, 0.1..=1, default 0.9: share of the budget above which `auto` evicts.
     pub auto_unload_threshold: f64,
+    /// `GPU_BUDGET`: most memory that the card may give to weights, computing and the driver's context together; a size
+    /// (`22GiB`), a share of the card (`80%`), or `off` for no plan at all. Default: what is free when the engine starts.
+    pub gpu_budget: Option<Limit>,
+    /// `HOST_BUDGET`: most main memory for copies of weights, likewise. Default: half of what is available at the start.
+    pub host_budget: Option<Limit>,
     /// `MARQUEE_MAX_IMAGE_BYTES`, default 20 MiB: largest decoded-from-base64 file per image.
     pub max_image_bytes: usize,
     /// `MARQUEE_MAX_IMAGE_PIXELS`, default 50 million: largest width times height, read from the header.
@@ -119,6 +125,8 @@ struct RawEngine {
     test_mode_step_ms: Option<String>,
     auto_unload_default: Option<String>,
     auto_unload_threshold: Option<String>,
+    gpu_budget: Option<String>,
+    host_budget: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -231,6 +239,8 @@ impl EngineConfig {
                 0.1..=1.0,
                 0.9,
             ),
+            gpu_budget: limit(reader, "GPU_BUDGET", raw.gpu_budget.as_ref()),
+            host_budget: limit(reader, "HOST_BUDGET", raw.host_budget.as_ref()),
             max_image_bytes: reader.number(
                 "MARQUEE_MAX_IMAGE_BYTES",
                 caps.max_image_bytes.as_ref(),
@@ -251,6 +261,10 @@ impl EngineConfig {
             ),
         }
     }
+}
+
+fn limit(reader: &mut Reader, name: &str, raw: Option<&String>) -> Option<Limit> {
+    reader.with(name, raw, budget::EXPECTED, None, |text| text.parse().ok().map(Some))
 }
 
 impl BucketConfig {

@@ -1,0 +1,30 @@
+//! Who is on the device when: models in three places (disk, host memory, device) under a budget.
+//!
+//! Weights never change, so unloading only frees. [`schedule`] is the plan of a whole request before its first byte
+//! moves, a pure function that `marquee plan` prints and [`Memory`] carries out; [`Lease`]s keep what is in use where it
+//! is. Must not know steps, prompts or jobs: the engine says which models it visits in which order and how long each step's
+//! may stay ([`timetable`]).
+
+pub mod budget;
+#[cfg(feature = "models")]
+mod error;
+#[cfg(feature = "models")]
+mod lease;
+mod log;
+mod report;
+#[cfg(feature = "models")]
+mod residency;
+pub mod schedule;
+mod timetable;
+
+pub use budget::{Budget, Limit};
+#[cfg(feature = "models")]
+pub use error::MemoryError;
+#[cfg(feature = "models")]
+pub use lease::{Handle, Lease};
+pub use log::log_gpu_memory;
+pub use report::Report;
+#[cfg(feature = "models")]
+pub use residency::{Limits, Memory, Spec};
+pub use schedule::{CannotFit, Itinerary, ModelId, Visit};
+pub use timetable::{StepRule, timetable};
