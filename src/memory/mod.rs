@@ -5,17 +5,29 @@
 //! is. Must not know steps, prompts or jobs: the engine says which models it visits in which order and how long each step's
 //! may stay ([`timetable`]).
 
+#[cfg(feature = "models")]
+mod arena;
 pub mod budget;
 #[cfg(feature = "models")]
 mod error;
 #[cfg(feature = "models")]
 mod lease;
+#[cfg(feature = "models")]
+mod loader;
 mod log;
+#[cfg(feature = "models")]
+mod pinned;
 mod report;
 #[cfg(feature = "models")]
 mod residency;
 pub mod schedule;
+#[cfg(feature = "models")]
+mod store;
+#[cfg(feature = "models")]
+mod streaming;
 mod timetable;
+#[cfg(feature = "models")]
+mod transfer;
 
 pub use budget::{Budget, Limit};
 #[cfg(feature = "models")]
@@ -27,4 +39,10 @@ pub use report::Report;
 #[cfg(feature = "models")]
 pub use residency::{Limits, Memory, Spec};
 pub use schedule::{CannotFit, Itinerary, ModelId, Visit};
+#[cfg(feature = "models")]
+pub use store::{Resident, Store, Upload};
+#[cfg(feature = "models")]
+pub use streaming::Split;
+#[cfg(feature = "models")]
+pub use transfer::{Mark, Transfer};
 pub use timetable::{StepRule, timetable};

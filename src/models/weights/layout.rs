@@ -4,7 +4,7 @@
 //! device wants them; tensors of one repeated block lie together in a [`Segment`], so that a block can be copied in one
 //! go. Pure: no data, no device. Must not know any net. Callers: `memory` (fills it), [`super::Weights`] (reads it).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use candle_core::{DType, Error, Result};
@@ -54,6 +54,8 @@ impl Entry {
 pub struct Segment {
     /// The keys' common prefix up to a number (`transformer_blocks.3`), or nothing for the tensors without one.
     pub name: String,
+    /// Whether the net reaches it through [`super::Blocks`], so that it may come and go.
+    pub is_block: bool,
     /// One a dtype.
     pub lanes: Vec<Lane>,
     /// Bytes of quantised tensors, which have no place here.
@@ -107,20 +109,23 @@ impl Layout {
         let mut layout = Self::default();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         // Tensors without a block come first, however late the net asks for them: they are never streamed.
-        for name in std::iter::once("").chain(asked.iter().map(|tensor| block_of(&tensor.key))) {
+        let blocks = probe.blocks();
+        let names = asked.iter().map(|tensor| segment_of(&tensor.key, &blocks));
+        for name in std::iter::once("").chain(names) {
             if !numbers.contains_key(name) {
                 numbers.insert(name.to_owned(), layout.segments.len());
-                layout.segments.push(Segment { name: name.to_owned(), lanes: Vec::new(), outside: 0 });
+                let is_block = blocks.contains(name);
+                layout.segments.push(Segment { name: name.to_owned(), is_block, lanes: Vec::new(), outside: 0 });
             }
         }
-        let mut placed_groups = std::collections::HashSet::new();
+        let mut placed_groups = HashSet::new();
         for tensor in &asked {
             let group: Vec<&Asked> = match tensor.group {
                 Some(group) if !placed_groups.insert(group) => continue,
                 Some(group) => asked.iter().filter(|other| other.group == Some(group)).collect(),
                 None => vec![tensor],
             };
-            let segment = numbers.get(block_of(&tensor.key)).copied().unwrap_or(0);
+            let segment = numbers.get(segment_of(&tensor.key, &blocks)).copied().unwrap_or(0);
             layout.place(&group, segment, source, channels_last);
         }
         Ok(layout)
@@ -220,17 +225,13 @@ fn quantised_bytes(tensor: &Asked, blocks: Option<candle_core::quantized::GgmlDT
     blocks.map_or(0, |blocks| (elements / blocks.block_size() * blocks.type_size()) as u64)
 }
 
-/// The key's prefix up to its first number: `encoder.block.3` of `encoder.block.3.layer.0.layer_norm.weight`. Nothing if it
-/// has none, or if the number is the whole of it.
-fn block_of(key: &str) -> &str {
-    let mut end = 0;
-    for part in key.split('.') {
-        let start = end;
-        end += part.len();
-        if start > 0 && !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()) {
-            return key.get(..end).unwrap_or_default();
-        }
-        end += 1;
-    }
-    ""
+/// The block that `key` belongs to; for tensors of none, the key's prefix up to its first number, which is a part of the
+/// net that can be copied on its own, or nothing.
+fn segment_of<'a>(key: &'a str, blocks: &HashSet<String>) -> &'a str {
+    let prefixes = || key.match_indices('.').filter_map(|(dot, _)| key.get(..dot));
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    prefixes()
+        .find(|prefix| blocks.contains(*prefix))
+        .or_else(|| prefixes().find(|prefix| prefix.rsplit_once('.').is_some_and(|(_, last)| is_number(last))))
+        .unwrap_or_default()
 }

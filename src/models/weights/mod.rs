@@ -221,13 +221,17 @@ impl Weights {
         }
     }
 
-    /// Whether the tensors below the prefix are those of a block that comes and goes.
+    /// Whether the tensors below the prefix are those of a block that comes and goes. A probe notes that they may.
     pub(super) fn is_streamed(&self) -> bool {
         match &self.from {
+            Origin::Probe(probe) => {
+                probe.note_block(&self.prefix);
+                false
+            }
             Origin::Placed(placed) => {
                 placed.layout.segment(&self.prefix).is_some_and(|segment| placed.lanes.is_streamed(segment))
             }
-            _ => false,
+            Origin::Source(_) => false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! The tensors it hands out repeat one zero with strides of nothing, so a full-size net costs kilobytes. Constructors
 //! may keep, transpose and reshape them, but must not compute with them (and have no reason to).
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -42,6 +43,7 @@ pub(super) struct Asked {
 #[derive(Debug, Default)]
 pub struct Probe {
     noted: Mutex<Vec<Asked>>,
+    blocks: Mutex<HashSet<String>>,
 }
 
 impl Probe {
@@ -53,6 +55,15 @@ impl Probe {
 
     pub(super) fn asked(&self) -> Vec<Asked> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Prefixes of what the net takes as [`super::Blocks`].
+    pub(super) fn blocks(&self) -> HashSet<String> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note_block(&self, prefix: &str) {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).insert(prefix.to_owned());
     }
 
     pub(super) fn note(&self, key: String, shape: &[usize], dtype: DType, role: Role) -> Result<Tensor> {
