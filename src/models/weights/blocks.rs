@@ -36,7 +36,7 @@ impl<B> Blocks<B> {
     ) -> Result<Self> {
         let list = (0..count)
             .map(|index| {
-                let view = w.pp(index);
+                let view = w.pp(index).as_block();
                 if view.is_streamed() {
                     Ok(Block::Lent(view))
                 } else {

@@ -109,8 +109,8 @@ impl Layout {
         let mut layout = Self::default();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         // Tensors without a block come first, however late the net asks for them: they are never streamed.
-        let blocks = probe.blocks();
-        let names = asked.iter().map(|tensor| segment_of(&tensor.key, &blocks));
+        let blocks: HashSet<&str> = asked.iter().filter_map(|tensor| tensor.block.as_deref()).collect();
+        let names = asked.iter().map(|tensor| segment_of(tensor, &blocks));
         for name in std::iter::once("").chain(names) {
             if !numbers.contains_key(name) {
                 numbers.insert(name.to_owned(), layout.segments.len());
@@ -125,7 +125,7 @@ impl Layout {
                 Some(group) => asked.iter().filter(|other| other.group == Some(group)).collect(),
                 None => vec![tensor],
             };
-            let segment = numbers.get(segment_of(&tensor.key, &blocks)).copied().unwrap_or(0);
+            let segment = numbers.get(segment_of(tensor, &blocks)).copied().unwrap_or(0);
             layout.place(&group, segment, source, channels_last);
         }
         Ok(layout)
@@ -225,13 +225,19 @@ fn quantised_bytes(tensor: &Asked, blocks: Option<candle_core::quantized::GgmlDT
     blocks.map_or(0, |blocks| (elements / blocks.block_size() * blocks.type_size()) as u64)
 }
 
-/// The block that `key` belongs to; for tensors of none, the key's prefix up to its first number, which is a part of the
-/// net that can be copied on its own, or nothing.
-fn segment_of<'a>(key: &'a str, blocks: &HashSet<String>) -> &'a str {
-    let prefixes = || key.match_indices('.').filter_map(|(dot, _)| key.get(..dot));
+/// The block that asked for the tensor; otherwise the key's prefix up to its first number, which is a part of the net that
+/// can be copied on its own; or nothing. A tensor that others read out of a block (T5's distances) is not part of it: it
+/// has to stay when the block goes.
+fn segment_of<'a>(tensor: &'a Asked, blocks: &HashSet<&str>) -> &'a str {
+    if let Some(block) = &tensor.block {
+        return block;
+    }
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    prefixes()
-        .find(|prefix| blocks.contains(*prefix))
-        .or_else(|| prefixes().find(|prefix| prefix.rsplit_once('.').is_some_and(|(_, last)| is_number(last))))
+    tensor
+        .key
+        .match_indices('.')
+        .filter_map(|(dot, _)| tensor.key.get(..dot))
+        .find(|prefix| prefix.rsplit_once('.').is_some_and(|(_, last)| is_number(last)))
+        .filter(|prefix| !blocks.contains(prefix))
         .unwrap_or_default()
 }

@@ -32,7 +32,7 @@ use candle_nn::var_builder::SimpleBackend;
 
 use crate::models::ops::Linear;
 use placed::Placed;
-use probe::Role;
+use probe::{Asked, Role};
 
 pub use blocks::Blocks;
 pub use gguf::Gguf;
@@ -139,6 +139,8 @@ pub trait Source: Send + Sync {
 pub struct Weights {
     from: Origin,
     prefix: String,
+    /// Prefix of the block that the view is on, if it is on one of [`Blocks`].
+    block: Option<Arc<str>>,
     dtype: DType,
     device: Device,
 }
@@ -153,7 +155,7 @@ enum Origin {
 impl Weights {
     /// A view on all of `source`; tensors are converted to `dtype` on `device`.
     pub fn new(source: Arc<dyn Source>, dtype: DType, device: &Device) -> Self {
-        Self { from: Origin::Source(source), prefix: String::new(), dtype, device: device.clone() }
+        Self { from: Origin::Source(source), prefix: String::new(), block: None, dtype, device: device.clone() }
     }
 
     /// A view on tensors in memory.
@@ -169,7 +171,7 @@ impl Weights {
     /// [`Weights::probing`] for a net that will compute in `dtype`, for nets keep some tensors wider.
     pub fn probing_as(probe: &Arc<Probe>, dtype: DType) -> Self {
         let from = Origin::Probe(Arc::clone(probe));
-        Self { from, prefix: String::new(), dtype, device: Device::Cpu }
+        Self { from, prefix: String::new(), block: None, dtype, device: Device::Cpu }
     }
 
     /// A view on tensors that lie in `lanes` as `layout` says. What was left out of the layout because it is quantised is
@@ -182,7 +184,7 @@ impl Weights {
         device: &Device,
     ) -> Self {
         let from = Origin::Placed(Placed { layout, lanes, source });
-        Self { from, prefix: String::new(), dtype, device: device.clone() }
+        Self { from, prefix: String::new(), block: None, dtype, device: device.clone() }
     }
 
     /// The view below `part`: `w.pp("transformer_blocks").pp(0)`.
@@ -221,18 +223,26 @@ impl Weights {
         }
     }
 
-    /// Whether the tensors below the prefix are those of a block that comes and goes. A probe notes that they may.
+    /// Whether the tensors below the prefix are those of a block that comes and goes.
     pub(super) fn is_streamed(&self) -> bool {
         match &self.from {
-            Origin::Probe(probe) => {
-                probe.note_block(&self.prefix);
-                false
-            }
             Origin::Placed(placed) => {
                 placed.layout.segment(&self.prefix).is_some_and(|segment| placed.lanes.is_streamed(segment))
             }
-            Origin::Source(_) => false,
+            Origin::Source(_) | Origin::Probe(_) => false,
         }
+    }
+
+    /// The same view as that of a block that may come and go.
+    pub(super) fn as_block(&self) -> Self {
+        let outermost = self.block.clone().unwrap_or_else(|| self.prefix.as_str().into());
+        Self { block: Some(outermost), ..self.clone() }
+    }
+
+    /// What a probe notes.
+    fn asking(&self, name: &str, shape: &[usize], role: Role) -> Asked {
+        let (key, shape, block) = (self.key(name), shape.to_vec(), self.block.clone());
+        Asked { key, shape, dtype: self.dtype, role, group: None, block }
     }
 
     /// The same view while its block is on the device: until the last copy of it is dropped.
@@ -327,7 +337,7 @@ impl Weights {
                 checked(source.as_ref(), &key, expected)?;
                 source.load(&key, None, &self.device)
             }
-            Origin::Probe(probe) => probe.note(key, expected, self.dtype, role).map(Loaded::Dense),
+            Origin::Probe(probe) => probe.note(self.asking(name, expected, role)).map(Loaded::Dense),
             Origin::Placed(placed) => placed.load(&key, expected, self.dtype, &self.device),
         };
         match loaded? {
@@ -338,13 +348,15 @@ impl Weights {
 
     /// Several tensors (name, shape) below each other. Blocks stay blocks if all are of one type.
     fn joined(&self, parts: &[(String, Vec<usize>)], role: Role) -> Result<Loaded> {
-        let keys = || parts.iter().map(|(name, shape)| (self.key(name), shape.clone())).collect::<Vec<_>>();
         match &self.from {
             Origin::Probe(probe) => {
-                return probe.note_joined(&keys(), self.dtype, role).map(Loaded::Dense);
+                let asked = parts.iter().map(|(name, shape)| self.asking(name, shape, role)).collect();
+                return probe.note_joined(asked).map(Loaded::Dense);
             }
             Origin::Placed(placed) => {
-                if let Some(view) = placed.joined(&keys(), self.dtype)? {
+                let keys: Vec<_> =
+                    parts.iter().map(|(name, shape)| (self.key(name), shape.clone())).collect();
+                if let Some(view) = placed.joined(&keys, self.dtype)? {
                     return Ok(Loaded::Dense(view));
                 }
             }

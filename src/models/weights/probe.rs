@@ -3,8 +3,7 @@
 //! The tensors it hands out repeat one zero with strides of nothing, so a full-size net costs kilobytes. Constructors
 //! may keep, transpose and reshape them, but must not compute with them (and have no reason to).
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -37,13 +36,14 @@ pub(super) struct Asked {
     pub(super) role: Role,
     /// Tensors of one group are read as one, below each other.
     pub(super) group: Option<usize>,
+    /// Prefix of the [`super::Blocks`]' block that asked, if it was one.
+    pub(super) block: Option<Arc<str>>,
 }
 
 /// Notes what was asked for, in order.
 #[derive(Debug, Default)]
 pub struct Probe {
     noted: Mutex<Vec<Asked>>,
-    blocks: Mutex<HashSet<String>>,
 }
 
 impl Probe {
@@ -57,41 +57,22 @@ impl Probe {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Prefixes of what the net takes as [`super::Blocks`].
-    pub(super) fn blocks(&self) -> HashSet<String> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn note_block(&self, prefix: &str) {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner).insert(prefix.to_owned());
-    }
-
-    pub(super) fn note(&self, key: String, shape: &[usize], dtype: DType, role: Role) -> Result<Tensor> {
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.push(Asked { key, shape: shape.to_vec(), dtype, role, group: None });
-        dataless(shape, dtype)
+    pub(super) fn note(&self, asked: Asked) -> Result<Tensor> {
+        let tensor = dataless(&asked.shape, asked.dtype);
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        tensor
     }
 
     /// Notes several tensors that are read as one.
-    pub(super) fn note_joined(
-        &self,
-        parts: &[(String, Vec<usize>)],
-        dtype: DType,
-        role: Role,
-    ) -> Result<Tensor> {
+    pub(super) fn note_joined(&self, parts: Vec<Asked>) -> Result<Tensor> {
+        let Some(first) = parts.first() else { return dataless(&[0], DType::F32) };
+        let (mut shape, dtype) = (first.shape.clone(), first.dtype);
+        if let Some(rows) = shape.first_mut() {
+            *rows = parts.iter().filter_map(|part| part.shape.first()).sum();
+        }
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let group = Some(noted.len());
-        let mut shape = parts.first().map(|(_, shape)| shape.clone()).unwrap_or_default();
-        if let Some(rows) = shape.first_mut() {
-            *rows = parts.iter().filter_map(|(_, shape)| shape.first()).sum();
-        }
-        noted.extend(parts.iter().map(|(key, shape)| Asked {
-            key: key.clone(),
-            shape: shape.clone(),
-            dtype,
-            role,
-            group,
-        }));
+        noted.extend(parts.into_iter().map(|part| Asked { group, ..part }));
         dataless(&shape, dtype)
     }
 }
