@@ -114,6 +114,7 @@ impl Reader {
                 Some((took, Ok(()))) => return Read::Done(took),
                 Some((_, Err(error))) => return Read::Failed(error),
                 None if !state.open.contains(&model) => return Read::NeverAsked,
+                None if self.thread.as_ref().is_none_or(JoinHandle::is_finished) => return Read::NeverAsked,
                 None if !go_on() => return Read::GivenUp,
                 None => {}
             }

@@ -27,17 +27,13 @@ pub trait Shelf: Send + Sync {
     /// Gives the host copy back, as soon as no upload reads it.
     fn forget(&self);
 
-    /// Begins to bring the model in, with `resident` pieces on the device and the others passing through a ring. Takes the
-    /// ring's memory and no more.
-    ///
-    /// # Errors
-    /// No host copy, no room for the ring.
-    fn begin(&self, resident: &[bool]) -> Result<Box<dyn Arrival>>;
+    /// The model on the device, of which nothing is there yet.
+    fn arrival(&self) -> Box<dyn Arrival>;
 }
 
 /// A model on the device, or on its way there. Dropping it frees what has come, nets built on it aside.
 pub trait Arrival: Send {
-    /// Takes memory for `pieces`, which follow those that are there, and begins to copy; does not wait.
+    /// Takes memory for `pieces` and begins to copy; does not wait, if there is a host copy.
     ///
     /// # Errors
     /// The device has no room or is lost. Pieces that came before stay.
@@ -49,16 +45,16 @@ pub trait Arrival: Send {
     /// The device is lost.
     fn wait(&mut self) -> Result<()>;
 
-    /// What nets are built from, once all resident pieces are there. Computing that is asked for from now on waits for the
-    /// copies.
+    /// What a net is built from, once all but the `streamed` pieces are there; takes the memory of a ring for those, which
+    /// lives as long as the net. Computing that is asked for from now on waits for the copies.
     ///
     /// # Errors
-    /// Something is missing; the device is lost.
-    fn weights(&mut self) -> Result<Weights>;
+    /// Something is missing, no room for the ring, the device is lost.
+    fn weights(&mut self, streamed: &[usize]) -> Result<Weights>;
 
-    /// Frees `piece` and all after it. No net is built on them any more.
+    /// Frees `pieces`. No net is built on them any more.
     ///
     /// # Errors
     /// The device is lost.
-    fn free_from(&mut self, piece: usize) -> Result<()>;
+    fn free(&mut self, pieces: &[usize]) -> Result<()>;
 }

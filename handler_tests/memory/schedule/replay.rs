@@ -38,6 +38,11 @@ impl<'a> Replay<'a> {
         self.sizes[model].pieces[piece] + if piece == 0 { self.rings[model] } else { 0 }
     }
 
+    /// The first piece that is not there.
+    pub(super) fn first_gap(&self, model: usize) -> usize {
+        self.held[model].iter().position(|held| !held).unwrap_or(usize::MAX)
+    }
+
     /// From here on the models of `plan` are in its forms.
     pub(super) fn take_form(&mut self, plan: &Schedule) {
         for model in 0..self.sizes.len() {
@@ -47,11 +52,6 @@ impl<'a> Replay<'a> {
                 self.rings[model] = streaming.map_or(0, |streaming| RING_SLOTS * streaming.slot);
             }
         }
-    }
-
-    /// The first piece that is not there.
-    pub(super) fn first_gap(&self, model: usize) -> usize {
-        self.held[model].iter().position(|held| !held).unwrap_or(usize::MAX)
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -26,7 +26,7 @@ pub struct ModelId(pub usize);
 pub struct Size {
     /// In logs and errors.
     pub name: String,
-    /// Bytes of what comes in and goes by itself: in this order in, from the end out.
+    /// Bytes of what comes in and goes by itself, in the order of use. The first belongs to no block and may be 0.
     pub pieces: Vec<u64>,
     /// Bytes of a slot that any piece but the first fits into, if those may pass through a ring while the net runs; else 0.
     pub slot: u64,
@@ -66,10 +66,9 @@ pub struct Itinerary {
 /// Where a model is when the request begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Which of its pieces are on the device. What an earlier request streamed, and this one does not, or the other way round,
-    /// is freed before the first visit.
+    /// Which of its pieces are on the device.
     pub held: Vec<bool>,
-    /// Bytes of its ring, if it is there in a form that streams.
+    /// Bytes of its ring, if some of the others pass through one.
     pub ring: u64,
     /// Whether there is a copy in host memory.
     pub on_host: bool,

@@ -102,7 +102,7 @@ impl State<'_> {
         order.sort_by_key(|victim| victim.distance);
         let mut gone: Vec<usize> = Vec::new();
         for victim in order {
-            // Pieces come back in order or not at all.
+            // A model's pieces come back from its beginning on.
             if gone.contains(&victim.model) {
                 continue;
             }

@@ -17,8 +17,6 @@ pub(super) struct Tracked {
     pub(super) form: Form,
     /// Bytes of the ring: the form's, or what an earlier request left of a model that this one does not use.
     ring: u64,
-    /// Whether an earlier request left it in another form.
-    changed: bool,
     /// Pieces on the device.
     pub(super) held: Vec<bool>,
     /// Visits that need it.
@@ -30,21 +28,13 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    /// Pieces on the device that are no beginning of what this request wants there: the model was streamed before, or is to be
-    /// streamed now, and the two lie differently.
+    /// Pieces on the device that are to be streamed: an earlier request had more room.
     pub(super) fn odd(&self) -> Vec<usize> {
         if self.uses.is_empty() {
             return Vec::new();
         }
-        if self.changed {
-            return self.held.iter().enumerate().filter(|(_, held)| **held).map(|(piece, _)| piece).collect();
-        }
-        let gap = self.form.resident.iter().zip(&self.held).position(|(wanted, held)| *wanted && !held);
         let pieces = self.held.iter().zip(&self.form.resident).enumerate();
-        pieces
-            .filter(|(piece, (held, wanted))| **held && (!**wanted || gap.is_some_and(|gap| *piece > gap)))
-            .map(|(piece, _)| piece)
-            .collect()
+        pieces.filter(|(_, (held, wanted))| **held && !**wanted).map(|(piece, _)| piece).collect()
     }
 }
 
@@ -66,8 +56,7 @@ impl<'a> State<'a> {
                     (0..itinerary.visits.len()).filter(|at| needs(itinerary, *at, index)).collect();
                 let before = standing.map_or(0, |standing| standing.ring);
                 let ring = if uses.is_empty() { before } else { form.ring() };
-                let changed = before != ring && held.contains(&true);
-                Tracked { form, ring, changed, held, uses, used: None, steps: Vec::new() }
+                Tracked { form, ring, held, uses, used: None, steps: Vec::new() }
             })
             .collect();
         Self { sizes, itinerary, models }
@@ -157,7 +146,6 @@ impl<'a> State<'a> {
             }
         }
         if !tracked.held.contains(&true) {
-            tracked.changed = false;
             tracked.steps.clear();
             tracked.used = None;
         }

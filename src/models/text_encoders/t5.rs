@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::id_tensor;
 use crate::models::ops::{self, Linear};
-use crate::models::weights::Weights;
+use crate::models::weights::{Blocks, Weights};
 
 /// `config.json` of the encoder. Only `gated-gelu` (v1.1) is known.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -64,7 +64,7 @@ pub struct T5Encoder {
     tokens: Tensor,
     /// (buckets, heads): learnt by the first layer, used by all.
     distances: Tensor,
-    layers: Vec<Layer>,
+    layers: Blocks<Layer>,
     final_norm: Norm,
     max_distance: usize,
 }
@@ -91,9 +91,10 @@ impl T5Encoder {
                 (config.relative_attention_num_buckets, config.num_heads),
                 "block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             )?,
-            layers: (0..config.num_layers)
-                .map(|i| Layer::new(config, &encoder.pp("block").pp(i).pp("layer")))
-                .collect::<Result<_>>()?,
+            layers: Blocks::new(&encoder.pp("block"), config.num_layers, {
+                let config = config.clone();
+                move |w| Layer::new(&config, w)
+            })?,
             final_norm: Norm::new(config, &encoder.pp("final_layer_norm"))?,
             max_distance: config.relative_attention_max_distance,
         })
@@ -108,8 +109,8 @@ impl T5Encoder {
         let (batch, length) = table.dims2()?;
         let mut x = self.tokens.index_select(&table.flatten_all()?, 0)?.reshape((batch, length, ()))?;
         let bias = self.position_bias(length)?;
-        for layer in &self.layers {
-            x = layer.forward(&x, &bias)?;
+        for index in 0..self.layers.len() {
+            x = self.layers.with(index, |layer| layer.forward(&x, &bias))?;
         }
         self.final_norm.forward(&x)
     }
@@ -184,6 +185,7 @@ struct Layer {
 impl Layer {
     fn new(config: &T5Config, w: &Weights) -> Result<Self> {
         let (model, width, inner) = (config.d_model, config.num_heads * config.d_kv, config.d_ff);
+        let w = w.pp("layer");
         let attention = w.pp("0.SelfAttention");
         let mlp = w.pp("1.DenseReluDense");
         let down_dtype = if w.dtype() == DType::F16 { DType::F32 } else { w.dtype() };
