@@ -8,6 +8,7 @@ mod golden;
 mod image_processor;
 mod model_folder;
 mod parity;
+mod published;
 mod rng;
 mod schedulers;
 mod sdxl;

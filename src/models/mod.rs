@@ -13,6 +13,7 @@ pub mod image_processor;
 pub mod ops;
 pub mod parity;
 mod pipeline_error;
+pub mod published;
 pub mod rng;
 pub mod schedulers;
 pub mod sdxl;

@@ -13,6 +13,7 @@ mod memory;
 mod probe;
 mod problem;
 mod quantised;
+mod random;
 mod renamed;
 mod safetensors;
 
@@ -31,6 +32,8 @@ use crate::models::ops::Linear;
 pub use gguf::Gguf;
 pub use probe::{Expected, Probe};
 pub use problem::Problem;
+pub use random::{Random, random_tensor};
+pub(crate) use random::{fnv, spread};
 pub use renamed::{Part, Recipe, Renamed};
 pub use safetensors::Safetensors;
 
