@@ -7,6 +7,7 @@ mod dummy_engine;
 mod imaging;
 mod input;
 mod local_api;
+mod memory;
 #[cfg(feature = "models")]
 mod models;
 mod output;

@@ -1,8 +1,7 @@
 //! The memory of one model's weights, on the host and on the device: a few large pieces instead of a thousand tensors.
 //!
-//! What lies where says the [`Layout`]. On the device the pieces are slabs of whole segments, so that a model can come in
-//! while another leaves; each slab goes back to the driver when the last tensor that views it is dropped. Must not know
-//! files or nets.
+//! What lies where says the [`Layout`]. On the device each segment has an allocation of its own, so that blocks can come and
+//! go by themselves; it goes back to the driver when the last tensor that views it is dropped. Must not know files or nets.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -25,16 +24,20 @@ pub struct HostArena {
 }
 
 impl HostArena {
-    /// Room for everything in `layout`, holding zeros.
+    /// Room for some segments of `layout`, holding zeros.
     ///
     /// # Errors
     /// The system has no room.
-    pub fn new(layout: &Layout) -> Result<Self> {
+    pub fn new(layout: &Layout, segments: &[usize]) -> Result<Self> {
         let mut end = 0;
         let lanes = layout
             .segments()
             .iter()
-            .map(|segment| {
+            .enumerate()
+            .map(|(index, segment)| {
+                if !segments.contains(&index) {
+                    return Vec::new();
+                }
                 let place = |lane: &crate::models::weights::Lane| {
                     let start = end;
                     end += lane.bytes.next_multiple_of(ALIGNMENT);
@@ -44,6 +47,11 @@ impl HostArena {
             })
             .collect();
         Ok(Self { memory: HostMemory::new(end)?, lanes, read: Mutex::new(None) })
+    }
+
+    /// Whether there is room for a segment.
+    pub fn has(&self, segment: usize) -> bool {
+        self.lanes.get(segment).is_some_and(|lanes| !lanes.is_empty())
     }
 
     /// Where a lane lies; empty if the segment has none of this dtype.

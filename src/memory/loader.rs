@@ -111,6 +111,7 @@ fn jobs<'a>(arena: &'a mut HostArena, layout: &'a Layout, source: &dyn Source) -
     let mut places: Vec<(usize, &Entry)> = layout
         .entries()
         .iter()
+        .filter(|entry| arena.has(entry.segment))
         .map(|entry| (arena.range(entry.segment, entry.dtype).start + entry.offset, entry))
         .collect();
     places.sort_by_key(|(start, _)| *start);

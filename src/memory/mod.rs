@@ -38,11 +38,9 @@ pub use log::log_gpu_memory;
 pub use report::Report;
 #[cfg(feature = "models")]
 pub use residency::{Limits, Memory, Spec};
-pub use schedule::{CannotFit, Itinerary, ModelId, Visit};
+pub use schedule::{CannotFit, Itinerary, ModelId, Schedule, Visit};
 #[cfg(feature = "models")]
-pub use store::{Resident, Store, Upload};
-#[cfg(feature = "models")]
-pub use streaming::Split;
+pub use store::{Parts, Store};
+pub use timetable::{StepRule, timetable};
 #[cfg(feature = "models")]
 pub use transfer::{Mark, Transfer};
-pub use timetable::{StepRule, timetable};

@@ -1,8 +1,8 @@
 //! One model's weights on their way from files through main memory to the device.
 //!
-//! A [`Store`] knows where everything lies and keeps the host copy; an [`Upload`] brings it onto the device, whole or in
-//! parts, while other work computes; a [`Resident`] is what nets are built from. Nothing is decided here: when which of
-//! them exists is `residency`'s business. Must not know nets beyond their constructors.
+//! A [`Store`] knows where everything lies and keeps the host copy; [`Parts`] are the pieces of it that are on the device
+//! now, which come and go by themselves while other work computes, and which nets are built over. Nothing is decided here:
+//! what is where when is `residency`'s business. Must not know nets beyond their constructors.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,13 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::arena::{DeviceLane, HostArena};
 use super::loader;
-use super::streaming::{Ring, Split};
+use super::streaming::{self, Ring};
 use super::transfer::{Mark, Transfer};
 use crate::models::weights::{Lanes, Layout, Probe, Segment, Source, Weights};
 
-/// Least bytes of a slab, but for the last: few enough allocations, small enough to come in as room appears.
-const SLAB: usize = 512 << 20;
+/// Bytes of main memory that a model without a host copy passes through at once on its way from files to the device. While
+/// one such batch crosses the bus the next is read.
+const BATCH: usize = 1 << 30;
 
 /// A model's weights: where they come from, where each lies, and the copy in main memory, if there is one.
 pub struct Store {
@@ -45,7 +46,18 @@ impl Store {
         let probe = Arc::new(Probe::default());
         build(&Weights::probing_as(&probe, dtype))?;
         let layout = Layout::new(&probe, source.as_ref(), !device.is_cpu())?;
-        Ok(Self {
+        Ok(Self::laid_out(name, source, layout, dtype, device))
+    }
+
+    /// [`Store::new`] with a layout made before.
+    pub fn laid_out(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        layout: Layout,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        Self {
             name: name.into(),
             source,
             layout: Arc::new(layout),
@@ -54,7 +66,7 @@ impl Store {
             host: Mutex::new(None),
             loaded: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-        })
+        }
     }
 
     /// For people.
@@ -72,9 +84,22 @@ impl Store {
         self.layout.bytes() + self.layout.outside()
     }
 
-    /// Blocks and what is around them, in order of first use.
-    pub fn segments(&self) -> &[Segment] {
-        self.layout.segments()
+    /// Bytes of what comes in and goes by itself, in order of first use; quantised tensors count. Piece 0 is what belongs to
+    /// no block.
+    pub fn pieces(&self) -> Vec<u64> {
+        self.layout.segments().iter().map(|piece| piece.bytes() as u64 + piece.outside).collect()
+    }
+
+    /// Bytes of a slot that any piece but the first fits into, if the net lets them come and go while it runs; else 0.
+    pub fn slot(&self) -> u64 {
+        let blocks: Vec<usize> = self.blocks().collect();
+        streaming::capacity(&self.layout, &blocks).iter().map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// Pieces that may be streamed.
+    fn blocks(&self) -> impl Iterator<Item = usize> {
+        let segments = self.layout.segments().iter().enumerate();
+        segments.filter(|(_, segment)| segment.is_block).map(|(index, _)| index)
     }
 
     /// What the host copy takes, or would take.
@@ -107,12 +132,19 @@ impl Store {
         }
         self.loaded.store(0, Ordering::Relaxed);
         self.stop.store(false, Ordering::Relaxed);
-        let mut arena = HostArena::new(&self.layout)?;
+        let all: Vec<usize> = (0..self.layout.segments().len()).collect();
+        let arena = self.read(&all)?;
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(arena));
+        Ok(())
+    }
+
+    /// Some pieces in main memory.
+    fn read(&self, pieces: &[usize]) -> Result<HostArena> {
+        let mut arena = HostArena::new(&self.layout, pieces)?;
         loader::fill(&mut arena, &self.layout, self.source.as_ref(), &self.loaded, &self.stop)
             .map_err(|error| Error::Msg(format!("{}: {error}", self.name)))?;
         arena.memory_mut().lock(&self.device, loader::threads())?;
-        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(arena));
-        Ok(())
+        Ok(arena)
     }
 
     /// Gives the host copy's memory back, as soon as no copy reads it.
@@ -124,230 +156,197 @@ impl Store {
         self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Brings everything onto the device; copies may still run when it returns.
-    ///
-    /// # Errors
-    /// As [`Store::begin`] and [`Upload::advance`].
-    pub fn upload(&self, transfer: &Transfer) -> Result<Upload> {
-        let mut upload = self.begin(transfer, Split::whole(&self.layout))?;
-        upload.advance(u64::MAX)?;
-        Ok(upload)
-    }
-
-    /// Begins to bring onto the device what `split` keeps there; nothing is allocated but the slots for what it streams.
-    ///
-    /// # Errors
-    /// No host copy, no room for the slots.
-    pub fn begin(&self, transfer: &Transfer, split: Split) -> Result<Upload> {
-        let Some(host) = self.host() else {
-            return Err(Error::Msg(format!("{}: upload without a host copy", self.name)));
-        };
-        let ring = if split.streamed().is_empty() {
-            None
-        } else {
-            Some(Ring::new(&self.layout, &host, transfer, &split)?)
-        };
-        let mut places: Vec<Place> = vec![Place::default(); self.layout.segments().len()];
-        for segment in split.streamed() {
-            if let Some(place) = places.get_mut(*segment) {
-                place.streamed = true;
-            }
-        }
-        let mut slabs: Vec<Vec<usize>> = Vec::new();
-        let mut open = 0;
-        for &segment in split.resident() {
-            if open == 0 {
-                slabs.push(Vec::new());
-            }
-            if let Some(slab) = slabs.last_mut() {
-                slab.push(segment);
-            }
-            open += self.layout.segments().get(segment).map_or(0, Segment::bytes);
-            open = if open >= SLAB { 0 } else { open };
-        }
-        slabs.reverse();
-        Ok(Upload {
-            layout: Arc::clone(&self.layout),
-            source: Arc::clone(&self.source),
-            dtype: self.dtype,
+    /// No piece on the device yet. All of a device's parts share one `transfer`.
+    pub fn parts(self: &Arc<Self>, transfer: &Transfer) -> Parts {
+        Parts {
+            store: Arc::clone(self),
             transfer: transfer.clone(),
-            host,
-            waiting: slabs,
-            device: DeviceLanes { places, ring },
-            marks: Vec::new(),
-        })
+            places: vec![Place::default(); self.layout.segments().len()],
+        }
     }
 }
 
-/// Where the lanes of a segment lie on the device.
+/// Where a piece lies on the device.
 #[derive(Clone, Default)]
 struct Place {
+    /// One a dtype; a piece that has nothing has none.
     lanes: Vec<Tensor>,
-    streamed: bool,
+    /// Passes when it has arrived; `None` if it is not here.
+    arrived: Option<Mark>,
 }
 
-/// A model's memory on the device.
-struct DeviceLanes {
-    /// By segment.
+/// The pieces of a model that are on the device or on their way there. Their memory goes back when they are freed, or
+/// this is dropped, and every [`Weights`] and net over them is dropped too; with the driver it shows after the next
+/// [`Transfer::settle`].
+pub struct Parts {
+    store: Arc<Store>,
+    transfer: Transfer,
+    /// By piece.
     places: Vec<Place>,
+}
+
+impl Parts {
+    /// Allocates `pieces` and begins to copy them, out of the host copy or, if there is none, out of the files. Pieces that
+    /// are here already stay. With a host copy it returns before the copies are done.
+    ///
+    /// # Errors
+    /// The device has no room or is lost, or the files cannot be read. Pieces that came before stay.
+    pub fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+        let missing: Vec<usize> = pieces.iter().copied().filter(|piece| !self.holds(*piece)).collect();
+        if let Some(host) = self.store.host() {
+            return missing.iter().try_for_each(|piece| self.copy(&host, *piece));
+        }
+        let store = Arc::clone(&self.store);
+        let bytes = |piece: usize| store.layout.segments().get(piece).map_or(0, Segment::bytes);
+        let mut rest = missing.as_slice();
+        let mut last = None;
+        while !rest.is_empty() {
+            let (mut count, mut sum) = (0, 0);
+            while let (Some(piece), true) = (rest.get(count), sum < BATCH) {
+                (count, sum) = (count + 1, sum + bytes(*piece));
+            }
+            let (batch, others) = rest.split_at(count);
+            let host = Arc::new(self.store.read(batch)?);
+            for piece in batch {
+                self.copy(&host, *piece)?;
+            }
+            // Dropping the batch before this one waits for its copies.
+            last = Some(host);
+            rest = others;
+        }
+        drop(last);
+        Ok(())
+    }
+
+    fn copy(&mut self, host: &Arc<HostArena>, piece: usize) -> Result<()> {
+        let Some(segment) = self.store.layout.segments().get(piece) else {
+            return Err(Error::Msg(format!("{}: no piece {piece}", self.store.name)));
+        };
+        let mut lanes = Vec::with_capacity(segment.lanes.len());
+        for lane in &segment.lanes {
+            let to = DeviceLane::new(lane.dtype, lane.bytes, self.transfer.device())?;
+            let copied = self.transfer.copy(host, host.range(piece, lane.dtype), &to, 0);
+            lanes.push(to.tensor().clone());
+            // What was begun must end before the lane is freed.
+            copied.inspect_err(|_| self.order_frees())?;
+        }
+        let mark = self.transfer.mark_copies()?;
+        host.read_until(mark.clone());
+        if let Some(place) = self.places.get_mut(piece) {
+            *place = Place { lanes, arrived: Some(mark) };
+        }
+        Ok(())
+    }
+
+    /// Lets go of `pieces`. Nets over them must have been dropped, or they hold the memory on.
+    pub fn free(&mut self, pieces: &[usize]) {
+        self.order_frees();
+        for piece in pieces {
+            if let Some(place) = self.places.get_mut(*piece) {
+                *place = Place::default();
+            }
+        }
+    }
+
+    /// Memory is freed behind the computing; copies into it must be done by then. On a lost card there is nothing left
+    /// to order.
+    fn order_frees(&self) {
+        let running = |place: &Place| place.arrived.as_ref().is_some_and(|mark| !mark.has_passed());
+        if self.places.iter().any(running) {
+            let _ = self.transfer.mark_copies().and_then(|mark| self.transfer.compute_after(&mark));
+        }
+    }
+
+    /// Whether a piece is here or on its way.
+    pub fn holds(&self, piece: usize) -> bool {
+        self.places.get(piece).is_some_and(|place| place.arrived.is_some())
+    }
+
+    /// Bytes of the pieces that are here or on their way.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.store.pieces();
+        sizes.iter().enumerate().filter(|(piece, _)| self.holds(*piece)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the pieces that have arrived.
+    pub fn arrived(&self) -> u64 {
+        let here = |place: &Place| place.arrived.as_ref().is_some_and(Mark::has_passed);
+        let sizes = self.store.pieces();
+        self.places.iter().zip(sizes).filter(|(place, _)| here(place)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Waits until all pieces have arrived.
+    pub fn wait(&self) {
+        for mark in self.places.iter().filter_map(|place| place.arrived.as_ref()) {
+            mark.wait();
+        }
+    }
+
+    /// What the net is built from: all pieces but the `streamed` ones have to be here. Computing that is asked for from now
+    /// on waits, on the device, for their copies. Streamed pieces pass through two slots each time that the net runs; with
+    /// `again`, the first of them come back ahead of the next run.
+    ///
+    /// # Errors
+    /// A piece is missing; a streamed one is no block, or there is no host copy to stream from; no room for the slots.
+    pub fn weights(&self, streamed: &[usize], again: bool) -> Result<Weights> {
+        let store = &self.store;
+        let name = &store.name;
+        if let Some(piece) =
+            (0..self.places.len()).find(|piece| !self.holds(*piece) && !streamed.contains(piece))
+        {
+            return Err(Error::Msg(format!("{name}: piece {piece} is not on the device")));
+        }
+        if let Some(piece) = streamed.iter().find(|piece| !store.blocks().any(|block| block == **piece)) {
+            return Err(Error::Msg(format!("{name}: piece {piece} cannot be streamed")));
+        }
+        let ring = match (streamed, store.host()) {
+            ([], _) => None,
+            (_, Some(host)) => Some(Ring::new(&store.layout, &host, &self.transfer, streamed, again)?),
+            (_, None) => return Err(Error::Msg(format!("{name}: streaming without a host copy"))),
+        };
+        // Copies end in order, so that waiting for those that still run is waiting for the last one.
+        for mark in self.places.iter().filter_map(|place| place.arrived.as_ref()) {
+            if !mark.has_passed() {
+                self.transfer.compute_after(mark)?;
+            }
+        }
+        let lanes = self.places.iter().map(|place| place.lanes.clone()).collect();
+        let lanes = Arc::new(DeviceLanes { lanes, streamed: streamed.to_vec(), ring });
+        let (layout, source) = (Arc::clone(&store.layout), Arc::clone(&store.source));
+        Ok(Weights::placed(layout, lanes, source, store.dtype, &store.device))
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.order_frees();
+    }
+}
+
+/// A model's memory on the device, as nets see it.
+struct DeviceLanes {
+    /// By piece.
+    lanes: Vec<Vec<Tensor>>,
+    streamed: Vec<usize>,
     ring: Option<Arc<Ring>>,
 }
 
 impl Lanes for DeviceLanes {
     fn lane(&self, segment: usize, dtype: DType) -> Option<Tensor> {
-        self.places.get(segment)?.lanes.iter().find(|lane| lane.dtype() == dtype).cloned()
+        if self.is_streamed(segment) {
+            return None;
+        }
+        self.lanes.get(segment)?.iter().find(|lane| lane.dtype() == dtype).cloned()
     }
 
     fn is_streamed(&self, segment: usize) -> bool {
-        self.places.get(segment).is_some_and(|place| place.streamed)
+        self.streamed.contains(&segment)
     }
 
     fn lend(&self, segment: usize) -> Result<Arc<dyn Lanes>> {
         match &self.ring {
             Some(ring) => Ring::lend(ring, segment),
-            None => Err(Error::Msg(format!("segment {segment} is not streamed"))),
+            None => Err(Error::Msg(format!("piece {segment} is not streamed"))),
         }
-    }
-}
-
-/// A model on its way onto the device. Dropping it frees what has come so far.
-pub struct Upload {
-    layout: Arc<Layout>,
-    source: Arc<dyn Source>,
-    dtype: DType,
-    transfer: Transfer,
-    host: Arc<HostArena>,
-    /// Segments of slabs that have no memory yet, the next one last.
-    waiting: Vec<Vec<usize>>,
-    device: DeviceLanes,
-    /// After each slab: passes when it has arrived; its bytes.
-    marks: Vec<(Mark, u64)>,
-}
-
-impl Upload {
-    /// Allocates and begins to copy as many slabs as take no more than `room` bytes; says how many they took. Returns before
-    /// the copies are done.
-    ///
-    /// # Errors
-    /// The device has no room or is lost. What came before stays.
-    pub fn advance(&mut self, room: u64) -> Result<u64> {
-        let mut taken = 0;
-        while let Some(segments) = self.waiting.last() {
-            let bytes = self.bytes_of(segments);
-            if taken + bytes > room {
-                break;
-            }
-            let segments = segments.clone();
-            self.bring(&segments)?;
-            self.waiting.pop();
-            let mark = self.transfer.mark_copies()?;
-            self.host.read_until(mark.clone());
-            self.marks.push((mark, bytes));
-            taken += bytes;
-        }
-        Ok(taken)
-    }
-
-    fn bytes_of(&self, segments: &[usize]) -> u64 {
-        let all = self.layout.segments();
-        segments.iter().filter_map(|index| all.get(*index)).map(|segment| segment.bytes() as u64).sum()
-    }
-
-    /// Bytes that [`Upload::advance`] has yet to allocate.
-    pub fn remaining(&self) -> u64 {
-        self.waiting.iter().map(|slab| self.bytes_of(slab)).sum()
-    }
-
-    /// Bytes that the next slab takes; 0 if all have been allocated.
-    pub fn next_slab(&self) -> u64 {
-        self.waiting.last().map_or(0, |slab| self.bytes_of(slab))
-    }
-
-    /// Bytes that have arrived.
-    pub fn arrived(&self) -> u64 {
-        self.marks.iter().filter(|(mark, _)| mark.has_passed()).map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Waits until everything allocated has arrived.
-    pub fn wait(&self) {
-        if let Some((mark, _)) = self.marks.last() {
-            mark.wait();
-        }
-    }
-
-    /// Ends the upload: brings in what is missing and lets computing that is asked for from now on wait, on the device, for
-    /// the copies.
-    ///
-    /// # Errors
-    /// The device has no room or is lost.
-    pub fn ready(mut self) -> Result<Resident> {
-        self.advance(u64::MAX)?;
-        if let Some((mark, _)) = self.marks.last() {
-            self.transfer.compute_after(mark)?;
-        }
-        let device = std::mem::replace(&mut self.device, DeviceLanes { places: Vec::new(), ring: None });
-        Ok(Resident {
-            layout: Arc::clone(&self.layout),
-            source: Arc::clone(&self.source),
-            dtype: self.dtype,
-            device: self.transfer.device().clone(),
-            lanes: Arc::new(device),
-        })
-    }
-
-    fn bring(&mut self, segments: &[usize]) -> Result<()> {
-        for dtype in self.layout.dtypes() {
-            let lane = |index: usize| self.layout.segments().get(index).map_or(0, |at| at.lane(dtype));
-            let bytes = segments.iter().map(|index| lane(*index)).sum();
-            if bytes == 0 {
-                continue;
-            }
-            let slab = DeviceLane::new(dtype, bytes, self.transfer.device())?;
-            let mut at = 0;
-            for &segment in segments {
-                let length = lane(segment);
-                if length == 0 {
-                    continue;
-                }
-                self.transfer.copy(&self.host, self.host.range(segment, dtype), &slab, at)?;
-                let size = dtype.size_in_bytes();
-                let view = slab.tensor().narrow(0, at / size, length / size)?;
-                if let Some(place) = self.device.places.get_mut(segment) {
-                    place.lanes.push(view);
-                }
-                at += length;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // The memory is freed behind the computing; copies into it must be done by then. On a lost card there is nothing
-        // left to order.
-        if let Ok(mark) = self.transfer.mark_copies() {
-            self.host.read_until(mark.clone());
-            let _ = self.transfer.compute_after(&mark);
-        }
-    }
-}
-
-/// A model on the device. The memory goes back when this, every [`Weights`] of it and every net built from them are
-/// dropped; with the driver it shows after the next [`Transfer::settle`].
-#[derive(Clone)]
-pub struct Resident {
-    layout: Arc<Layout>,
-    source: Arc<dyn Source>,
-    dtype: DType,
-    device: Device,
-    lanes: Arc<DeviceLanes>,
-}
-
-impl Resident {
-    /// What nets are built from.
-    pub fn weights(&self) -> Weights {
-        let (layout, source) = (Arc::clone(&self.layout), Arc::clone(&self.source));
-        Weights::placed(layout, Arc::clone(&self.lanes) as Arc<dyn Lanes>, source, self.dtype, &self.device)
     }
 }

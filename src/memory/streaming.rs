@@ -9,99 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Error, Result, Tensor};
 
 use super::arena::{DeviceLane, HostArena};
+use super::schedule::RING_SLOTS;
 use super::transfer::{Mark, Transfer};
-use crate::models::weights::{Lanes, Layout, Segment};
-
-/// Slots of a ring: one runs while the other is filled. A third would cost a block's memory, which keeps a block resident.
-const SLOTS: usize = 2;
-
-/// Which segments of a layout stay on the device and which come and go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    resident: Vec<usize>,
-    streamed: Vec<usize>,
-    slots: usize,
-    device_bytes: u64,
-    streamed_bytes: u64,
-    cyclic: bool,
-}
-
-impl Split {
-    /// Everything stays.
-    pub fn whole(layout: &Layout) -> Self {
-        Self::of(layout, &[], true)
-    }
-
-    /// Every block that can come and go does, and after the last one no copy of the first is made ahead: for nets that
-    /// run once, for which streaming costs the bus what loading would.
-    pub fn once(layout: &Layout) -> Self {
-        Self::of(layout, &streamable(layout), false)
-    }
-
-    /// As much as possible stays within `bytes` of the device; `None` if even streaming all that can be streamed takes
-    /// more. Quantised tensors, which always stay, count.
-    pub fn within(layout: &Layout, bytes: u64) -> Option<Self> {
-        let candidates = streamable(layout);
-        // More streamed blocks never take more memory, but for the slots, so the first that fits streams the least.
-        (0..=candidates.len())
-            .filter(|count| *count == 0 || *count > SLOTS)
-            .map(|count| Self::of(layout, &spread(&candidates, count), true))
-            .find(|split| split.device_bytes <= bytes)
-    }
-
-    fn of(layout: &Layout, streamed: &[usize], cyclic: bool) -> Self {
-        let segments = layout.segments();
-        let resident: Vec<usize> =
-            (0..segments.len()).filter(|index| !streamed.contains(index)).collect();
-        let sum = |list: &[usize]| -> u64 {
-            list.iter().filter_map(|index| segments.get(*index)).map(|at| at.bytes() as u64).sum()
-        };
-        let slots = SLOTS.min(streamed.len());
-        let slot: u64 = capacity(layout, streamed).iter().map(|(_, bytes)| *bytes as u64).sum();
-        Self {
-            device_bytes: sum(&resident) + slots as u64 * slot + layout.outside(),
-            streamed_bytes: sum(streamed),
-            resident,
-            streamed: streamed.to_vec(),
-            slots,
-            cyclic,
-        }
-    }
-
-    /// Segments that stay.
-    pub fn resident(&self) -> &[usize] {
-        &self.resident
-    }
-
-    /// Segments that come and go, in the order of use.
-    pub fn streamed(&self) -> &[usize] {
-        &self.streamed
-    }
-
-    /// What it takes on the device.
-    pub fn device_bytes(&self) -> u64 {
-        self.device_bytes
-    }
-
-    /// What goes over the bus in each run of the net.
-    pub fn streamed_bytes(&self) -> u64 {
-        self.streamed_bytes
-    }
-}
-
-/// Blocks that the net reaches in a way that lets them come and go, with nothing quantised in them.
-fn streamable(layout: &Layout) -> Vec<usize> {
-    let able = |segment: &Segment| segment.is_block && segment.outside == 0;
-    layout.segments().iter().enumerate().filter(|(_, segment)| able(segment)).map(|(index, _)| index).collect()
-}
-
-/// `count` of `all`, evenly.
-fn spread(all: &[usize], count: usize) -> Vec<usize> {
-    (0..count).filter_map(|at| all.get((2 * at + 1) * all.len() / (2 * count)).copied()).collect()
-}
+use crate::models::weights::{Lanes, Layout};
 
 /// What a slot for any of `segments` must hold.
-fn capacity(layout: &Layout, segments: &[usize]) -> Vec<(DType, usize)> {
+pub(super) fn capacity(layout: &Layout, segments: &[usize]) -> Vec<(DType, usize)> {
     let most = |dtype| {
         let lanes = segments.iter().filter_map(|index| layout.segments().get(*index));
         lanes.map(|segment| segment.lane(dtype)).max().unwrap_or(0)
@@ -137,7 +50,8 @@ struct Slot {
 }
 
 impl Ring {
-    /// Allocates the slots and begins to fill them.
+    /// Allocates the slots for the segments `order`, in the order of use, and begins to fill them. With `cyclic` the first
+    /// segments follow the last.
     ///
     /// # Errors
     /// The device has no room or is lost.
@@ -145,21 +59,22 @@ impl Ring {
         layout: &Arc<Layout>,
         host: &Arc<HostArena>,
         transfer: &Transfer,
-        split: &Split,
+        order: &[usize],
+        cyclic: bool,
     ) -> Result<Arc<Self>> {
-        let sizes = capacity(layout, &split.streamed);
+        let sizes = capacity(layout, order);
         let slot = || -> Result<Slot> {
             let lane = |&(dtype, bytes): &(DType, usize)| DeviceLane::new(dtype, bytes, transfer.device());
             let lanes = sizes.iter().map(lane).collect::<Result<_>>()?;
             Ok(Slot { lanes, holds: None, filled: None, used: None, lent: false })
         };
-        let slots = (0..split.slots).map(|_| slot()).collect::<Result<_>>()?;
+        let slots = order.iter().take(RING_SLOTS as usize).map(|_| slot()).collect::<Result<_>>()?;
         let ring = Self {
             layout: Arc::clone(layout),
             host: Arc::clone(host),
             transfer: transfer.clone(),
-            order: split.streamed.clone(),
-            cyclic: split.cyclic,
+            order: order.to_vec(),
+            cyclic,
             state: Mutex::new(State { slots, next: 0 }),
         };
         ring.fill(&mut ring.state())?;

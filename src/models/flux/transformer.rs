@@ -89,9 +89,9 @@ impl Transformer {
         for index in 0..self.double.len() {
             before(BlockId::Double(index))?;
             let (by_text, by_image) = modulation.double(index)?;
-            (text, image) = self.double.with(index, |block| {
-                block.forward((&text, &image), (&by_text, &by_image), rope)
-            })?;
+            (text, image) = self
+                .double
+                .with(index, |block| block.forward((&text, &image), (&by_text, &by_image), rope))?;
         }
         let words = text.dim(1)?;
         let mut both = Tensor::cat(&[&text, &image], 1)?;

@@ -54,7 +54,11 @@ impl Gguf {
                 problems.push(Problem::new(path, key, format!("a file of at least {end} bytes"), found));
             }
         }
-        if problems.is_empty() { Ok(Self { path: path.to_owned(), file: Arc::new(file), content }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { path: path.to_owned(), file: Arc::new(file), content })
+        } else {
+            Err(problems)
+        }
     }
 
     /// `general.architecture`: "flux", "t5encoder".

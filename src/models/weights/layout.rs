@@ -52,7 +52,7 @@ impl Entry {
 /// The tensors of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The keys' common prefix up to a number (`transformer_blocks.3`), or nothing for the tensors without one.
+    /// The keys' common prefix (`transformer_blocks.3`), or nothing for the tensors that belong to no part.
     pub name: String,
     /// Whether the net reaches it through [`super::Blocks`], so that it may come and go.
     pub is_block: bool,
@@ -109,13 +109,18 @@ impl Layout {
         let mut layout = Self::default();
         let mut numbers: HashMap<String, usize> = HashMap::new();
         // Tensors without a block come first, however late the net asks for them: they are never streamed.
-        let blocks: HashSet<&str> = asked.iter().filter_map(|tensor| tensor.block.as_deref()).collect();
-        let names = asked.iter().map(|tensor| segment_of(tensor, &blocks));
+        let parts = Parts::of(&asked, source);
+        let names = asked.iter().map(|tensor| parts.of_tensor(tensor));
         for name in std::iter::once("").chain(names) {
             if !numbers.contains_key(name) {
                 numbers.insert(name.to_owned(), layout.segments.len());
-                let is_block = blocks.contains(name);
-                layout.segments.push(Segment { name: name.to_owned(), is_block, lanes: Vec::new(), outside: 0 });
+                let is_block = parts == Parts::Blocks && !name.is_empty();
+                layout.segments.push(Segment {
+                    name: name.to_owned(),
+                    is_block,
+                    lanes: Vec::new(),
+                    outside: 0,
+                });
             }
         }
         let mut placed_groups = HashSet::new();
@@ -125,7 +130,7 @@ impl Layout {
                 Some(group) => asked.iter().filter(|other| other.group == Some(group)).collect(),
                 None => vec![tensor],
             };
-            let segment = numbers.get(segment_of(tensor, &blocks)).copied().unwrap_or(0);
+            let segment = numbers.get(parts.of_tensor(tensor)).copied().unwrap_or(0);
             layout.place(&group, segment, source, channels_last);
         }
         Ok(layout)
@@ -225,19 +230,45 @@ fn quantised_bytes(tensor: &Asked, blocks: Option<candle_core::quantized::GgmlDT
     blocks.map_or(0, |blocks| (elements / blocks.block_size() * blocks.type_size()) as u64)
 }
 
-/// The block that asked for the tensor; otherwise the key's prefix up to its first number, which is a part of the net that
-/// can be copied on its own; or nothing. A tensor that others read out of a block (T5's distances) is not part of it: it
-/// has to stay when the block goes.
-fn segment_of<'a>(tensor: &'a Asked, blocks: &HashSet<&str>) -> &'a str {
-    if let Some(block) = &tensor.block {
-        return block;
+/// What a layout is divided into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    /// Nothing: quantised matrices belong to the net that loads them, so that parts cannot come and go without it.
+    None,
+    /// What the net takes as blocks, and the rest.
+    Blocks,
+    /// Whatever a net without blocks numbers: stages, layers.
+    Numbers,
+}
+
+impl Parts {
+    fn of(asked: &[Asked], source: &dyn Source) -> Self {
+        let quantised = |tensor: &Asked| {
+            let meta = source.meta(&tensor.key);
+            tensor.role == Role::Matrix && meta.is_some_and(|at| matches!(at.format, Format::Quantised(_)))
+        };
+        if asked.iter().any(quantised) {
+            Self::None
+        } else if asked.iter().any(|tensor| tensor.block.is_some()) {
+            Self::Blocks
+        } else {
+            Self::Numbers
+        }
     }
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    tensor
-        .key
-        .match_indices('.')
-        .filter_map(|(dot, _)| tensor.key.get(..dot))
-        .find(|prefix| prefix.rsplit_once('.').is_some_and(|(_, last)| is_number(last)))
-        .filter(|prefix| !blocks.contains(prefix))
-        .unwrap_or_default()
+
+    /// Name of the segment of `tensor`.
+    fn of_tensor(self, tensor: &Asked) -> &str {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        match self {
+            Self::None => "",
+            // Not by key: T5's distances lie in block 0 but are read by all.
+            Self::Blocks => tensor.block.as_deref().unwrap_or_default(),
+            Self::Numbers => tensor
+                .key
+                .match_indices('.')
+                .filter_map(|(dot, _)| tensor.key.get(..dot))
+                .find(|prefix| prefix.rsplit_once('.').is_some_and(|(_, last)| is_number(last)))
+                .unwrap_or_default(),
+        }
+    }
 }

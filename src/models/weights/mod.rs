@@ -155,7 +155,13 @@ enum Origin {
 impl Weights {
     /// A view on all of `source`; tensors are converted to `dtype` on `device`.
     pub fn new(source: Arc<dyn Source>, dtype: DType, device: &Device) -> Self {
-        Self { from: Origin::Source(source), prefix: String::new(), block: None, dtype, device: device.clone() }
+        Self {
+            from: Origin::Source(source),
+            prefix: String::new(),
+            block: None,
+            dtype,
+            device: device.clone(),
+        }
     }
 
     /// A view on tensors in memory.
@@ -362,10 +368,8 @@ impl Weights {
             }
             Origin::Source(_) => {}
         }
-        let mut loaded = parts
-            .iter()
-            .map(|(name, shape)| self.load(name, shape, role))
-            .collect::<Result<Vec<_>>>()?;
+        let mut loaded =
+            parts.iter().map(|(name, shape)| self.load(name, shape, role)).collect::<Result<Vec<_>>>()?;
         if loaded.len() == 1 {
             return Ok(loaded.swap_remove(0));
         }

@@ -50,7 +50,10 @@ impl Placed {
             return self.source.load(key, None, device);
         };
         if entry.shape != expected {
-            return Err(Error::Msg(format!("{key}: expected shape {expected:?}, placed as {:?}", entry.shape)));
+            return Err(Error::Msg(format!(
+                "{key}: expected shape {expected:?}, placed as {:?}",
+                entry.shape
+            )));
         }
         let flat = self.flat(entry, entry.offset, entry.elements())?;
         match (entry.channels_last, entry.shape.as_slice()) {
