@@ -93,6 +93,7 @@ fn plan(phrase: &str, scene: &str, material: &str, mode: CompositionMode, seed: 
             strength: 0.4,
             steps: 28,
             guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
         }),
         step1_image: None,
         step2_image: None,

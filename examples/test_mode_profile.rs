@@ -139,6 +139,7 @@ fn plan(seed: u64) -> Plan {
             strength: 0.4,
             steps: 28,
             guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
         }),
         step1_image: None,
         step2_image: None,

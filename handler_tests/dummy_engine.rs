@@ -57,6 +57,7 @@ fn plan() -> Plan {
             strength: 0.4,
             steps: 10,
             guidance_scale: 3.5,
+            true_cfg_scale: 1.0,
         }),
         step1_image: None,
         step2_image: None,

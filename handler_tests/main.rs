@@ -4,6 +4,8 @@
 mod cli;
 mod config;
 mod dummy_engine;
+#[cfg(feature = "models")]
+mod engine_real;
 mod imaging;
 mod input;
 mod local_api;

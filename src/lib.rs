@@ -3,6 +3,8 @@
 //! The folders are the data flow: [`source`] takes a job, [`input`] decides what it means, [`worker`] runs it on the
 //! [`engine`]'s thread, [`progress`] and [`output`] turn what the engine says into JSON, and [`sink`] delivers it.
 
+#[cfg(feature = "models")]
+pub mod bench;
 pub mod cli;
 pub mod config;
 #[cfg(feature = "cuda")]

@@ -2,6 +2,8 @@
 
 mod commands;
 #[cfg(feature = "models")]
+mod jobs;
+#[cfg(feature = "models")]
 mod models;
 mod modes;
 mod signals;

@@ -51,6 +51,24 @@ async fn a_tiny_sdxl_paints_alone_and_steered() {
 }
 
 #[tokio::test]
+async fn a_tiny_birefnet_cuts_a_picture_out() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let picture = image::RgbImage::from_fn(60, 40, |x, y| image::Rgb([(x * 4) as u8, (y * 6) as u8, 90]));
+    picture.save(home.join("photo.png")).unwrap();
+    for words in [
+        "models tiny net --family birefnet",
+        "generate cut-out --model net --image photo.png --output cut.png",
+    ] {
+        let (code, _, stderr) = run(home, words).await;
+        assert_eq!(code, 0, "{words}: {stderr}");
+    }
+    let cut = image::open(home.join("cut.png")).unwrap().into_rgba8();
+    assert_eq!(cut.dimensions(), (60, 40));
+    assert!(cut.pixels().any(|pixel| pixel.0[3] != cut.get_pixel(0, 0).0[3]), "a flat mask");
+}
+
+#[tokio::test]
 async fn parity_passes_on_the_goldens_and_fails_on_a_changed_one() {
     let home = tempfile::tempdir().unwrap();
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("handler_tests/goldens/stages");

@@ -242,6 +242,12 @@ fn values_without_effect_are_remarked_on() {
     assert!(warnings(&json!({ "bg_negative_prompt": "x", "true_cfg_scale": 2 })).is_empty());
     assert!(warnings(&json!({ "bg_negative_prompt": "x", "bg_model": "sdxl" })).is_empty());
     assert!(only_warning(&json!({ "true_cfg_scale": 2, "bg_model": "sdxl" })).contains("flux"));
+    let merged = json!({ "true_cfg_scale": 2, "bg_model": "sdxl", "text_content": "x", "composition_negative_prompt": "y" });
+    assert!(warnings(&merged).is_empty(), "the merge is flux's");
+    assert!(
+        only_warning(&json!({ "text_content": "x", "composition_negative_prompt": "y" }))
+            .contains("above 1: composition_negative_prompt")
+    );
     assert!(
         only_warning(&json!({ "product_scale": 0.2, "strength": 1 })).contains("product_scale, strength")
     );

@@ -1,6 +1,10 @@
 //! Budgets, schedules, leases: none of it needs a card.
 
+#[cfg(feature = "models")]
+mod fault;
 mod limits;
+#[cfg(feature = "models")]
+mod residency;
 mod schedule;
 #[cfg(feature = "models")]
 mod store;

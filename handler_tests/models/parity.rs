@@ -22,3 +22,11 @@ fn every_pipeline_equals_diffusers_step_by_step() {
     println!("{table}");
     assert!(table.passed(), "{table}");
 }
+
+#[test]
+fn every_step_of_a_cut_out_equals_the_original() {
+    let table = parity::run(&goldens("birefnet"), &Device::Cpu).unwrap();
+    println!("{table}");
+    assert!(table.passed(), "{table}");
+    assert_eq!(table.rows.len(), 14, "features, logits, layer, pictures, resizes");
+}

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device};
 use image::RgbImage;
-use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
+use marquee::models::birefnet::BiRefNet;
+use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements, open_birefnet};
 use marquee::models::flux::pipeline::{Pipeline, Request, Settings, Start};
-use marquee::models::tiny::{Family, TinyError, write};
+use marquee::models::tiny::{Family, TinyError, write, write_birefnet};
 
 fn paint(folder: &Path, prompt: &str, dtype: DType) -> RgbImage {
     let caches = Caches::from_vars(|_| None);
@@ -60,9 +61,48 @@ fn schnell_has_no_guidance_and_still_paints() {
 }
 
 #[test]
+fn a_tiny_birefnet_cuts_out_and_leaves_nothing_at_its_start_value() {
+    let folder = tempfile::tempdir().unwrap();
+    write_birefnet(folder.path()).unwrap();
+    let files = open_birefnet(&folder.path().to_string_lossy(), &Caches::from_vars(|_| None)).unwrap();
+    let net = BiRefNet::new(&files.config, &files.weights(DType::F32, &Device::Cpu)).unwrap();
+    let picture = RgbImage::from_fn(90, 70, |x, y| image::Rgb([(x * 2) as u8, (y * 3) as u8, (x ^ y) as u8]));
+    let mask = net.segment(&picture, &mut |_| Ok(())).unwrap();
+    assert_eq!(mask.dimensions(), (90, 70));
+    let (least, most) = (mask.iter().min().unwrap(), mask.iter().max().unwrap());
+    assert!(most - least > 20, "a flat mask: {least} to {most}");
+
+    let tensors =
+        candle_core::safetensors::load(folder.path().join("model.safetensors"), &Device::Cpu).unwrap();
+    let values = |ending: &'static str| {
+        tensors.iter().filter(move |(key, _)| key.ends_with(ending)).map(|(key, tensor)| {
+            let values =
+                tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            (key, values)
+        })
+    };
+    // What an untrained net has there: no offsets, weights of a half, norms that change nothing.
+    for (ending, start) in [
+        ("offset_conv.weight", 0.0),
+        ("offset_conv.bias", 0.0),
+        ("modulator_conv.weight", 0.0),
+        ("running_mean", 0.0),
+        ("running_var", 1.0),
+    ] {
+        assert!(values(ending).count() >= 20, "{ending}");
+        for (key, values) in values(ending) {
+            let apart = values.iter().filter(|value| (**value - start).abs() > 1e-4).count();
+            assert!(apart * 10 >= values.len() * 9, "{key}: {apart} of {} moved", values.len());
+        }
+    }
+    assert!(values("running_var").all(|(_, values)| values.iter().all(|value| *value > 0.0)));
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = write(file.path(), Family::Dev).unwrap_err();
     assert!(matches!(error, TinyError::Write { .. }), "{error}");
     assert!(error.to_string().contains("model_index.json"), "{error}");
+    assert!(matches!(write_birefnet(file.path()).unwrap_err(), TinyError::Write { .. }));
 }

@@ -52,6 +52,7 @@ fn artifacts(side: u32) -> Artifacts {
             (SubStep::Composition, Duration::from_secs(1)),
         ],
         memory: json!({ "peak": 12 }),
+        ..Artifacts::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use marquee::engine::EngineError;
+use marquee::engine::{Artifacts, EngineError};
 use marquee::job::{Envelope, FailureKind, StopReason};
 use marquee::progress::SubStep;
 use marquee::source::{JobSource, Taken};
@@ -64,6 +64,18 @@ async fn an_engine_error_fails_its_job_alone() {
     assert_eq!(first.delivered().as_deref(), Some("failed:out_of_memory"));
     assert_eq!(second.delivered().as_deref(), Some("completed"));
     assert_eq!(built.load(Ordering::SeqCst), 1, "an error must not cost the engine its models");
+}
+
+#[tokio::test]
+async fn a_device_lost_after_the_pictures_were_safe_delivers_them_and_ends_the_worker() {
+    let (first, second) = (RecordingSink::new(), RecordingSink::new());
+    let rig =
+        rig(&[], |plan, _| Ok(Artifacts { device_lost: Some("illegal address".into()), ..painted(plan) }));
+    let source = ScriptedSource::of([Taken::Jobs(vec![job("a", &first), job("b", &second)])]).held();
+    let end = rig.worker.run(Box::new(source), CancellationToken::new()).await;
+    assert_eq!(end, End::Poisoned(FailureKind::DeviceLost));
+    assert_eq!(first.delivered().as_deref(), Some("completed"));
+    assert_eq!(second.delivered().as_deref(), Some("failed:shutdown"));
 }
 
 #[tokio::test]

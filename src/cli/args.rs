@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "models")]
-use super::models::{CheckpointArgs, GenerateArgs, ModelCommand, ModelsOptions, ParityOptions};
+use super::models::{BenchOptions, CheckpointArgs, GenerateArgs, ModelCommand, ModelsOptions, ParityOptions};
 use crate::config::{Config, LogLevel};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -66,6 +66,9 @@ enum SubArgs {
     /// Run goldens of the original and compare stage by stage.
     #[cfg(feature = "models")]
     Parity(ParityOptions),
+    /// Measure the nets on this device and print JSON.
+    #[cfg(feature = "models")]
+    Bench(BenchOptions),
     /// Make or check checkpoints.
     #[cfg(feature = "models")]
     #[command(subcommand)]
@@ -154,6 +157,10 @@ impl Args {
             #[cfg(feature = "models")]
             Some(SubArgs::Parity(options)) => {
                 Command::Models(ModelsOptions { command: ModelCommand::Parity(options) })
+            }
+            #[cfg(feature = "models")]
+            Some(SubArgs::Bench(options)) => {
+                Command::Models(ModelsOptions { command: ModelCommand::Bench(options) })
             }
             #[cfg(feature = "models")]
             Some(SubArgs::Models(args)) => Command::Models(ModelsOptions { command: args.into() }),

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, EngineConfig, ModelConfig};
 use crate::engine::dummy::DummyEngine;
 #[cfg(feature = "models")]
-use crate::engine::real::RealEngine;
+use crate::engine::real::{RealEngine, Setup};
 use crate::engine::{Engine, Router};
 use crate::http_client;
 use crate::imaging::fonts::FontLibrary;
 use crate::input::InputLimits;
+#[cfg(feature = "models")]
+use crate::memory::Limits;
 #[cfg(feature = "models")]
 use crate::models::checkpoint::Caches;
 use crate::output::{Bucket, BucketError};
@@ -33,10 +35,11 @@ pub(super) enum AssembleError {
 /// A worker for `config`. The engine is built on its own thread when the first job needs it, so this costs microseconds.
 pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker, AssembleError> {
     let (font_dirs, step) = (config.engine.font_dirs.clone(), config.engine.test_mode_step);
-    let models = config.models.clone();
+    let (models, engine) = (config.models.clone(), config.engine.clone());
     let executor = Executor::spawn(Box::new(move || -> Box<dyn Engine> {
         let fonts = Arc::new(FontLibrary::new(font_dirs.clone()));
-        Box::new(Router::new(Box::new(DummyEngine::new(fonts, step)), real_engine(&models)))
+        let real = real_engine(&models, &engine, fonts.clone());
+        Box::new(Router::new(Box::new(DummyEngine::new(fonts, step)), real))
     }))?;
     let bucket = config.bucket.as_ref().map(|bucket| Bucket::new(bucket, client.clone())).transpose()?;
     Ok(Worker::new(Shared {
@@ -51,17 +54,27 @@ pub(super) fn worker(config: &Config, client: &reqwest::Client) -> Result<Worker
 
 /// The engine with nets, or why there is none. Runs on the engine's thread.
 #[cfg(feature = "models")]
-fn real_engine(config: &ModelConfig) -> Result<Box<dyn Engine>, String> {
-    let opened = super::models::place(config).and_then(|(target, dtype)| Ok((target.open()?, dtype)));
-    let (device, dtype) = opened.map_err(|error| {
-        tracing::error!("no engine with nets: {error}");
-        error.to_string()
-    })?;
-    let caches = Caches::from_vars(|name| std::env::var(name).ok());
-    Ok(Box::new(RealEngine::new(config.flux.clone(), caches, device, dtype)))
+fn real_engine(
+    models: &ModelConfig,
+    engine: &EngineConfig,
+    fonts: Arc<FontLibrary>,
+) -> Result<Box<dyn Engine>, String> {
+    let build = || -> Result<RealEngine, Box<dyn std::error::Error>> {
+        let (target, dtype) = super::models::place(models)?;
+        let caches = Caches::from_vars(|name| std::env::var(name).ok());
+        let (models, limits) = (models.clone(), Limits::from(engine));
+        Ok(RealEngine::new(Setup { models, caches, fonts, device: target.open()?, dtype, limits })?)
+    };
+    match build() {
+        Ok(engine) => Ok(Box::new(engine)),
+        Err(error) => {
+            tracing::error!("no engine with nets: {error}");
+            Err(error.to_string())
+        }
+    }
 }
 
 #[cfg(not(feature = "models"))]
-fn real_engine(_: &ModelConfig) -> Result<Box<dyn Engine>, String> {
+fn real_engine(_: &ModelConfig, _: &EngineConfig, _: Arc<FontLibrary>) -> Result<Box<dyn Engine>, String> {
     Err("this worker was built without nets: build it with the feature `models` or `cuda`".to_owned())
 }

@@ -32,7 +32,7 @@ pub(super) async fn doctor(config: &Config) -> Exit {
     findings.push(fonts(config));
     findings.push(endpoint(config));
     findings.push(fitness(config).await);
-    findings.push(models(config));
+    findings.extend(models(config));
     findings.push(statistics(config));
     findings.push(bucket(config));
     for Finding { level, subject, text } in &findings {
@@ -111,29 +111,33 @@ async fn fitness(config: &Config) -> Finding {
     }
 }
 
-/// Opens the configured checkpoint and checks every tensor's name, shape and place; loads nothing.
+/// Opens the configured checkpoints and checks every tensor's name, shape and place; loads nothing.
 #[cfg(feature = "models")]
-fn models(config: &Config) -> Finding {
-    use crate::models::checkpoint::{Caches, FluxCheckpoint};
+fn models(config: &Config) -> Vec<Finding> {
+    use crate::engine::real::nets::missing;
+    use crate::models::checkpoint::Caches;
 
     let subject = "models";
     let place = match super::models::place(&config.models) {
         Ok((target, dtype)) => format!("{target}, {dtype:?}"),
-        Err(error) => return Finding { level: Level::Bad, subject, text: error.to_string() },
+        Err(error) => return vec![Finding { level: Level::Bad, subject, text: error.to_string() }],
     };
-    let flux = &config.models.flux;
     let caches = Caches::from_vars(|name| std::env::var(name).ok());
-    match FluxCheckpoint::open(&flux.model, &flux.replacements(), &caches) {
-        Ok(_) => Finding { level: Level::Ok, subject, text: format!("{} is complete; {place}", flux.model) },
-        // Test mode needs no models.
-        Err(error) => Finding { level: Level::Note, subject, text: error.to_string() },
+    let missing = missing(&config.models, &caches);
+    if missing.is_empty() {
+        let text = format!("FLUX, SDXL, ControlNet and BiRefNet are complete; {place}");
+        return vec![Finding { level: Level::Ok, subject, text }];
     }
+    // Test mode needs no models, and a job only those of its steps.
+    let note =
+        |(variable, error)| Finding { level: Level::Note, subject, text: format!("{variable}: {error}") };
+    missing.into_iter().map(note).collect()
 }
 
 #[cfg(not(feature = "models"))]
-fn models(_: &Config) -> Finding {
+fn models(_: &Config) -> Vec<Finding> {
     let text = "built without nets: jobs need \"test_mode\": true".to_owned();
-    Finding { level: Level::Note, subject: "models", text }
+    vec![Finding { level: Level::Note, subject: "models", text }]
 }
 
 fn statistics(config: &Config) -> Finding {

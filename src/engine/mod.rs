@@ -47,6 +47,9 @@ pub struct Artifacts {
     pub timings: Vec<(SubStep, Duration)>,
     /// Peak and per-step bytes, moves; `Null` where nothing was on a device.
     pub memory: Value,
+    /// The driver's words if the device was lost after the pictures were safe: they are delivered all the same, and the
+    /// worker is replaced.
+    pub device_lost: Option<String>,
 }
 
 /// Why a run ended without its artifacts.
@@ -98,5 +101,27 @@ impl EngineError {
             Self::OutOfMemory { .. } => Some(FailureKind::OutOfMemory),
             Self::DeviceLost { .. } => Some(FailureKind::DeviceLost),
         }
+    }
+}
+
+/// An earlier step's image, which must have the plan's size.
+fn supplied<'a, T: image::GenericImageView>(
+    image: Option<&'a T>,
+    name: &str,
+    plan: &Plan,
+) -> Result<&'a T, EngineError> {
+    match image {
+        Some(image) if image.dimensions() == (plan.width, plan.height) => Ok(image),
+        Some(image) => Err(EngineError::Unfit(format!(
+            "{name} is {} x {}, expected {} x {}",
+            image.width(),
+            image.height(),
+            plan.width,
+            plan.height
+        ))),
+        None => Err(EngineError::Unfit(format!(
+            "a run from step {} needs {name}: send it, or start with an earlier step",
+            plan.start.number()
+        ))),
     }
 }

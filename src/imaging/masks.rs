@@ -2,13 +2,21 @@
 //!
 //! 255 is "repaint here" for a net and "opaque" for a compositor. Called by both engines' third step.
 
-use image::{GrayImage, RgbImage, RgbaImage};
+use image::{DynamicImage, GrayImage, RgbImage, RgbaImage};
 
 use super::blur::{Plane, blur, dilate};
 use super::resample::{Filter, resize_gray, resize_rgb};
 
 /// Alpha below this is haze, not content: rounding and soft shadows must not move a text.
 pub const VISIBLE_ALPHA: u8 = 8;
+
+/// Soft margin of a text that is merged, at 1024 px.
+pub const SOFT_MARGIN: f32 = 28.0;
+
+/// Foreground below this mean (of 255) is nothing that a text could stand behind.
+const LEAST_FOREGROUND: f64 = 2.0;
+/// Share of the text that the foreground may hide without a word: a phrase that cannot be read advertises nothing.
+const MOST_HIDDEN: f64 = 0.3;
 
 /// A box in pixels, exclusive at right and bottom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +47,42 @@ impl Bounds {
 pub fn alpha(image: &RgbaImage) -> GrayImage {
     let values = image.pixels().map(|pixel| pixel.0[3]).collect();
     GrayImage::from_raw(image.width(), image.height(), values).unwrap_or_default()
+}
+
+/// Whether `image` brings its own transparency: its subject is cut out already.
+pub fn is_cut_out(image: &DynamicImage) -> bool {
+    image.as_rgba8().is_some_and(|image| image.pixels().any(|pixel| pixel.0[3] < 250))
+}
+
+/// `foreground` if there is enough of it to stand before `text`, and a remark where there is none or where it hides the text.
+/// Both have one size.
+pub fn standing_before(foreground: GrayImage, text: &RgbaImage) -> (Option<GrayImage>, Option<String>) {
+    let pixels = f64::from(foreground.width()) * f64::from(foreground.height());
+    let mean = foreground.iter().map(|&value| f64::from(value)).sum::<f64>() / pixels.max(1.0);
+    if mean < LEAST_FOREGROUND {
+        let warning =
+            "composition_mode behind: nothing in the background stands out enough to be in front of the text";
+        return (None, Some(warning.to_owned()));
+    }
+    let hidden = hidden_share(&foreground, text);
+    let warning = (hidden > MOST_HIDDEN).then(|| {
+        format!(
+            "composition_mode behind: the foreground hides {:.0} % of the text; another text_position may leave it readable",
+            hidden * 100.0
+        )
+    });
+    (Some(foreground), warning)
+}
+
+/// Share of `text`'s opacity that lies under `foreground`, 0 to 1.
+fn hidden_share(foreground: &GrayImage, text: &RgbaImage) -> f64 {
+    let (mut hidden, mut all) = (0.0, 0.0);
+    for (front, pixel) in foreground.iter().zip(text.pixels()) {
+        let opacity = f64::from(pixel.0[3]);
+        hidden += opacity * f64::from(*front) / 255.0;
+        all += opacity;
+    }
+    if all > 0.0 { hidden / all } else { 0.0 }
 }
 
 /// The smallest box around everything of at least `threshold`; `None` if there is nothing.

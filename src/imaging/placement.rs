@@ -7,6 +7,41 @@ use image::{GrayImage, RgbImage, RgbaImage};
 use super::masks::{self, Bounds, VISIBLE_ALPHA};
 use crate::input::plan::{ProductPosition, TextPosition};
 
+/// A third of the picture, from top to bottom: where a text ended up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Band {
+    /// The upper third.
+    Top,
+    /// The middle.
+    Center,
+    /// The lower third.
+    Bottom,
+}
+
+impl Band {
+    /// The bands that a text may end up in.
+    pub fn candidates(position: TextPosition) -> &'static [Self] {
+        match position {
+            TextPosition::Top => &[Self::Top],
+            TextPosition::Center => &[Self::Center],
+            TextPosition::Bottom => &[Self::Bottom],
+            TextPosition::Auto => &[Self::Top, Self::Center, Self::Bottom],
+        }
+    }
+
+    /// The band of a text that was moved to `position`: what was asked for, or where the middle of its visible content is.
+    pub fn of(position: TextPosition, text: &RgbaImage) -> Self {
+        match Self::candidates(position) {
+            [band] => *band,
+            _ => match masks::bounds(&masks::alpha(text), VISIBLE_ALPHA) {
+                Some(content) if 3 * (content.y0 + content.y1) > 4 * text.height() => Self::Bottom,
+                Some(content) if 3 * (content.y0 + content.y1) > 2 * text.height() => Self::Center,
+                _ => Self::Top,
+            },
+        }
+    }
+}
+
 /// Distance of a text from the edge it is moved to, at 1024 px.
 pub const TEXT_MARGIN: f32 = 100.0;
 /// Distance of an anchored product from the edges, as a share of the smaller side.

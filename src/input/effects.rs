@@ -28,7 +28,6 @@ static STEP1: &[&dyn Field] = &[
     &f::PRODUCT_POSITION,
     &f::STRENGTH,
     &f::GUIDANCE_SCALE,
-    &f::TRUE_CFG_SCALE,
 ];
 static STEP2: &[&dyn Field] = &[
     &f::TEXT_PROMPT,
@@ -54,18 +53,31 @@ pub fn note(wire: &mut Wire<'_>, start: Step, stop: Step, model: BackgroundModel
             remark(wire, fields, &format!("step {} does not run", step.number()));
         }
     }
-    if start == Step::Background {
-        if !wire.was_given(&f::PRODUCT_IMAGE) {
-            remark(wire, PRODUCT, "there is no product_image");
+    let product = start == Step::Background && wire.was_given(&f::PRODUCT_IMAGE);
+    let flux =
+        product || stop == Step::Composition || (start, model) == (Step::Background, BackgroundModel::Flux);
+    if !flux {
+        let reason = match start {
+            Step::Background => "it is for flux, and bg_model is sdxl",
+            _ => "no step that runs uses flux",
+        };
+        remark(wire, &[&f::TRUE_CFG_SCALE], reason);
+    } else if true_cfg_scale <= 1.0 {
+        let mut negative: Vec<&dyn Field> = Vec::new();
+        if (start, model) == (Step::Background, BackgroundModel::Flux) {
+            negative.push(&f::BG_NEGATIVE_PROMPT);
         }
-        match model {
-            BackgroundModel::Flux if true_cfg_scale <= 1.0 => {
-                remark(wire, &[&f::BG_NEGATIVE_PROMPT], "flux uses it only with true_cfg_scale above 1");
-            }
-            BackgroundModel::Flux => {}
-            BackgroundModel::Sdxl => {
-                remark(wire, &[&f::TRUE_CFG_SCALE], "it is for flux, and bg_model is sdxl");
-            }
+        if product {
+            negative.push(&f::BG_COMPOSITION_NEGATIVE_PROMPT);
+        }
+        if stop == Step::Composition {
+            negative.push(&f::COMPOSITION_NEGATIVE_PROMPT);
+        }
+        remark(wire, &negative, "flux uses it only with true_cfg_scale above 1");
+    }
+    if start == Step::Background {
+        if !product {
+            remark(wire, PRODUCT, "there is no product_image");
         }
         if stop == Step::Background
             && wire.was_given(&f::TEXT_CONTENT)

@@ -135,7 +135,10 @@ pub static GUIDANCE_SCALE: Number = number(
 );
 /// Real guidance for FLUX.
 pub static TRUE_CFG_SCALE: Number = number(
-    head("true_cfg_scale", "Classifier-free guidance with the negative prompt for flux; 1 is off."),
+    head(
+        "true_cfg_scale",
+        "Classifier-free guidance with the negative prompts for all that flux paints; 1 is off, more doubles its work.",
+    ),
     1.0,
     10.0,
     both(1.0),

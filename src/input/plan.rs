@@ -140,6 +140,8 @@ pub struct CompositionPlan {
     pub steps: u32,
     /// 1..=7.
     pub guidance_scale: f64,
+    /// 1..=10; 1 is off. The job's, as step 1 has it.
+    pub true_cfg_scale: f64,
 }
 
 /// `composition_mode`.

@@ -313,6 +313,7 @@ impl Reading<'_> {
                 strength: composition_strength,
                 steps: composition_steps,
                 guidance_scale: composition_guidance,
+                true_cfg_scale,
             }),
             step1_image,
             step2_image,

@@ -9,29 +9,41 @@
 mod arena;
 pub mod budget;
 #[cfg(feature = "models")]
+pub mod driver;
+#[cfg(feature = "models")]
 mod error;
+#[cfg(feature = "models")]
+pub mod fault;
 #[cfg(feature = "models")]
 mod lease;
 #[cfg(feature = "models")]
 mod loader;
 mod log;
 #[cfg(feature = "models")]
+mod model;
+#[cfg(feature = "models")]
 mod pinned;
+#[cfg(feature = "models")]
+mod reader;
 mod report;
 #[cfg(feature = "models")]
 mod residency;
 pub mod schedule;
 #[cfg(feature = "models")]
+pub mod shelf;
+#[cfg(feature = "models")]
 mod store;
+#[cfg(feature = "models")]
+mod stored;
 #[cfg(feature = "models")]
 mod streaming;
 mod timetable;
 #[cfg(feature = "models")]
 mod transfer;
 
-pub use budget::{Budget, Limit};
+pub use budget::Limit;
 #[cfg(feature = "models")]
-pub use error::MemoryError;
+pub use error::{Full, MemoryError};
 #[cfg(feature = "models")]
 pub use lease::{Handle, Lease};
 pub use log::log_gpu_memory;

@@ -12,6 +12,8 @@ pub mod generate;
 pub mod image_processor;
 pub mod ops;
 pub mod parity;
+mod pipeline_error;
+pub mod published;
 pub mod rng;
 pub mod schedulers;
 pub mod sdxl;
@@ -20,3 +22,5 @@ pub mod tiny;
 pub mod tokenizers;
 pub mod vae;
 pub mod weights;
+
+pub use pipeline_error::PipelineError;

@@ -39,13 +39,14 @@ pub(super) async fn run(envelope: &Envelope, shared: &Shared, refresh: bool) -> 
     let reporter =
         Reporter::start(envelope.sink.clone(), shared.metrics.clone(), shared.config.progress_interval);
     // A defect of ours must still end in a delivered failure, behind the same fence.
-    let outcome = AssertUnwindSafe(settle(envelope, shared, &reporter, begun)).catch_unwind().await;
-    let outcome = outcome.unwrap_or_else(|_| {
+    let settled = AssertUnwindSafe(settle(envelope, shared, &reporter, begun)).catch_unwind().await;
+    let (outcome, ended) = settled.unwrap_or_else(|_| {
         let message = "the worker panicked over this job; its log says where";
-        Outcome::Failed(Failure::new(FailureKind::EnginePanic, message))
+        (Outcome::Failed(Failure::new(FailureKind::EnginePanic, message)), Ended::Fine)
     });
     reporter.fence().await;
-    deliver(envelope, &outcome, refresh, begun.elapsed()).await
+    deliver(envelope, &outcome, refresh, begun.elapsed()).await;
+    ended
 }
 
 /// Tells the sender that its job will not run here: it arrived while the worker was going down.
@@ -57,7 +58,7 @@ pub(super) async fn hand_back(envelope: &Envelope) {
     deliver(envelope, &Outcome::Failed(failure), false, Duration::ZERO).await;
 }
 
-async fn deliver(envelope: &Envelope, outcome: &Outcome, refresh: bool, elapsed: Duration) -> Ended {
+async fn deliver(envelope: &Envelope, outcome: &Outcome, refresh: bool, elapsed: Duration) {
     let seconds = (elapsed.as_secs_f64() * 1000.0).round() / 1000.0;
     match outcome {
         Outcome::Completed(output) => {
@@ -73,23 +74,31 @@ async fn deliver(envelope: &Envelope, outcome: &Outcome, refresh: bool, elapsed:
         let source = std::error::Error::source(&error).map(ToString::to_string);
         tracing::error!(%error, source, "result not delivered");
     }
-    match outcome {
-        Outcome::Failed(failure) if failure.kind.poisons_worker() => Ended::Poisoned(failure.kind),
-        _ => Ended::Fine,
-    }
 }
 
-/// Decides the outcome.
-async fn settle(envelope: &Envelope, shared: &Shared, reporter: &Reporter, begun: Instant) -> Outcome {
-    let outcome = match attempt(envelope, shared, reporter, begun).await {
+/// Decides the outcome, and whether the worker can go on after it.
+async fn settle(
+    envelope: &Envelope,
+    shared: &Shared,
+    reporter: &Reporter,
+    begun: Instant,
+) -> (Outcome, Ended) {
+    let mut ended = Ended::Fine;
+    let outcome = match attempt(envelope, shared, reporter, begun, &mut ended).await {
         Ok(output) => Outcome::Completed(output),
-        Err(failure) => Outcome::Failed(failure),
+        Err(failure) => {
+            if failure.kind.poisons_worker() {
+                ended = Ended::Poisoned(failure.kind);
+            }
+            Outcome::Failed(failure)
+        }
     };
-    let hung = matches!(&outcome, Outcome::Failed(failure) if failure.kind.poisons_worker());
     match envelope.stop.reason() {
         // Whoever cancelled wants no answer, but a hung or lost engine must be known to the worker.
-        Some(reason @ (StopReason::Requested | StopReason::ClientGone)) if !hung => Outcome::Stopped(reason),
-        _ => outcome,
+        Some(reason @ (StopReason::Requested | StopReason::ClientGone)) if ended == Ended::Fine => {
+            (Outcome::Stopped(reason), ended)
+        }
+        _ => (outcome, ended),
     }
 }
 
@@ -98,11 +107,15 @@ async fn attempt(
     shared: &Shared,
     reporter: &Reporter,
     begun: Instant,
+    ended: &mut Ended,
 ) -> Result<Box<RawValue>, Failure> {
     let limit = envelope.time_limit.unwrap_or(shared.config.job_timeout);
     let deadline = begun + limit;
     let plan = Arc::new(understand(envelope, shared).await?);
     let artifacts = execute(envelope, shared, reporter, plan.clone(), deadline).await?;
+    if artifacts.device_lost.is_some() {
+        *ended = Ended::Poisoned(FailureKind::DeviceLost);
+    }
     let body_limit = match (envelope.delivery, shared.config.max_result_bytes) {
         (Delivery::Local, _) => None,
         (_, Some(limit)) => Some(limit),

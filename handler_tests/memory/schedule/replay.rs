@@ -1,7 +1,7 @@
 //! Carries a schedule out with a pencil: what is where after each move, independent of how the schedule was made.
 
 use marquee::input::plan::AutoUnload;
-use marquee::memory::schedule::{Action, Itinerary, ModelId, Move, Size, Standing};
+use marquee::memory::schedule::{Action, Itinerary, ModelId, Move, RING_SLOTS, Schedule, Size, Standing};
 
 /// What is on the device and on the host.
 pub(super) struct Replay<'a> {
@@ -9,6 +9,8 @@ pub(super) struct Replay<'a> {
     pub(super) itinerary: &'a Itinerary,
     pub(super) held: Vec<Vec<bool>>,
     pub(super) copies: Vec<bool>,
+    /// Bytes of each model's ring.
+    pub(super) rings: Vec<u64>,
     /// Steps that used each model since it came, and the last visit that did.
     pub(super) steps: Vec<Vec<u8>>,
 }
@@ -20,22 +22,36 @@ impl<'a> Replay<'a> {
             itinerary,
             held: standing.iter().map(|standing| standing.held.clone()).collect(),
             copies: standing.iter().map(|standing| standing.on_host).collect(),
+            rings: standing.iter().map(|standing| standing.ring).collect(),
             steps: vec![Vec::new(); sizes.len()],
         }
     }
 
     pub(super) fn bytes_of(&self, model: usize) -> u64 {
-        self.held[model]
-            .iter()
-            .zip(&self.sizes[model].pieces)
-            .filter(|(held, _)| **held)
-            .map(|(_, b)| b)
+        (0..self.held[model].len())
+            .filter(|piece| self.held[model][*piece])
+            .map(|piece| self.piece(model, piece))
             .sum()
+    }
+
+    pub(super) fn piece(&self, model: usize, piece: usize) -> u64 {
+        self.sizes[model].pieces[piece] + if piece == 0 { self.rings[model] } else { 0 }
     }
 
     /// The first piece that is not there.
     pub(super) fn first_gap(&self, model: usize) -> usize {
         self.held[model].iter().position(|held| !held).unwrap_or(usize::MAX)
+    }
+
+    /// From here on the models of `plan` are in its forms.
+    pub(super) fn take_form(&mut self, plan: &Schedule) {
+        for model in 0..self.sizes.len() {
+            if (0..self.itinerary.visits.len()).any(|visit| self.needs(visit, model)) {
+                let streaming =
+                    plan.stages.iter().flat_map(|stage| &stage.streaming).find(|s| s.model.0 == model);
+                self.rings[model] = streaming.map_or(0, |streaming| RING_SLOTS * streaming.slot);
+            }
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -52,9 +68,7 @@ impl<'a> Replay<'a> {
         assert!(!step.pieces.is_empty(), "an empty move: {step:?}");
         assert!(step.pieces.is_sorted(), "{step:?}");
         let bytes: u64 = match step.action {
-            Action::Upload | Action::Free => {
-                step.pieces.iter().map(|piece| self.sizes[model].pieces[*piece]).sum()
-            }
+            Action::Upload | Action::Free => step.pieces.iter().map(|piece| self.piece(model, *piece)).sum(),
             Action::Read | Action::Forget => self.sizes[model].host,
         };
         assert_eq!(step.bytes, bytes, "{step:?}");

@@ -18,16 +18,16 @@ fn expected(config: &BiRefNetConfig) -> Vec<Expected> {
 }
 
 fn tiny() -> BiRefNetConfig {
-    BiRefNetConfig { size: 64, ..Golden::open().config() }
+    BiRefNetConfig { size: 64, ..Golden::open().config }
 }
 
 #[test]
 fn the_net_asks_for_exactly_the_originals_weights() {
     let golden = Golden::open();
     let asked: HashSet<(String, Vec<usize>)> =
-        expected(&golden.config()).into_iter().map(|tensor| (tensor.key, tensor.shape)).collect();
+        expected(&golden.config).into_iter().map(|tensor| (tensor.key, tensor.shape)).collect();
     let stored: HashSet<(String, Vec<usize>)> =
-        golden.manifest.weights.iter().map(|weight| (weight.key.clone(), weight.shape.clone())).collect();
+        golden.weights.iter().map(|weight| (weight.key.clone(), weight.shape.clone())).collect();
     let difference: Vec<_> = asked.symmetric_difference(&stored).collect();
     assert!(difference.is_empty(), "{difference:?}");
 }

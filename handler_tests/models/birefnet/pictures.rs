@@ -1,36 +1,34 @@
 //! The steps around the net against Pillow and torch.
 
-use std::collections::HashMap;
-
 use candle_core::{DType, Device, Tensor};
 use image::{GrayImage, RgbImage};
 use marquee::models::birefnet::{BiRefNet, mask_of_logits, picture_to_tensor, refine_foreground};
 
-use super::{Golden, close, tensors};
+use super::{Golden, close};
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn picture(golden: &HashMap<String, Tensor>) -> RgbImage {
-    let (height, width, _) = golden["picture"].dims3().unwrap();
-    RgbImage::from_raw(width as u32, height as u32, bytes(&golden["picture"])).unwrap()
+fn picture(golden: &Golden) -> RgbImage {
+    let (height, width, _) = golden.tensor("picture.in.picture").dims3().unwrap();
+    RgbImage::from_raw(width as u32, height as u32, bytes(golden.tensor("picture.in.picture"))).unwrap()
 }
 
 #[test]
 fn a_picture_becomes_torchs_tensor() {
-    let golden = tensors("pictures.safetensors");
+    let golden = Golden::open();
     let found = picture_to_tensor(&picture(&golden), 64, &Device::Cpu).unwrap();
-    close("tensor", &found, &golden["tensor"], 1e-7);
+    close("tensor", &found, golden.tensor("picture.out.tensor"), 1e-7);
     let message = picture_to_tensor(&RgbImage::new(0, 3), 64, &Device::Cpu).unwrap_err().to_string();
     assert!(message.contains("0 x 3"), "{message}");
 }
 
 #[test]
 fn logits_become_pillows_mask() {
-    let golden = tensors("pictures.safetensors");
-    let mask = mask_of_logits(&golden["logits"], 101, 67).unwrap();
-    let expected = bytes(&golden["mask"]);
+    let golden = Golden::open();
+    let mask = mask_of_logits(golden.tensor("mask.in.logits"), 101, 67).unwrap();
+    let expected = bytes(golden.tensor("mask.out.image"));
     let apart = mask.iter().zip(&expected).filter(|(a, b)| a != b).count();
     let most = mask.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     // A sigmoid one bit off may fall to the next lower byte; resizing spreads it over 16 pixels at most.
@@ -48,11 +46,11 @@ fn logits_that_are_no_numbers_are_refused() {
 
 #[test]
 fn refined_colours_equal_the_originals() {
-    let golden = tensors("pictures.safetensors");
+    let golden = Golden::open();
     let picture = picture(&golden);
-    let soft = GrayImage::from_raw(101, 67, bytes(&golden["soft"])).unwrap();
+    let soft = GrayImage::from_raw(101, 67, bytes(golden.tensor("refined.in.alpha"))).unwrap();
     let refined = refine_foreground(&picture, &soft).unwrap();
-    let expected = bytes(&golden["refined"]);
+    let expected = bytes(golden.tensor("refined.out.image"));
     let most = refined.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     let apart = refined.iter().zip(&expected).filter(|(a, b)| a != b).count();
     // Where rounding meets the truncation to bytes.
@@ -65,10 +63,8 @@ fn refined_colours_equal_the_originals() {
 #[test]
 fn a_cut_out_is_the_picture_with_the_mask_as_alpha() {
     let golden = Golden::open();
-    let mut config = golden.config();
-    config.size = 64;
-    let net = BiRefNet::new(&config, &golden.weights(DType::F32)).unwrap();
-    let picture = picture(&tensors("pictures.safetensors"));
+    let net = BiRefNet::new(&golden.config, &golden.weights(DType::F32)).unwrap();
+    let picture = picture(&golden);
     let mask = net.segment(&picture, &mut |_| Ok(())).unwrap();
     assert_eq!(mask.dimensions(), picture.dimensions());
     let (least, most) = (mask.iter().min().unwrap(), mask.iter().max().unwrap());

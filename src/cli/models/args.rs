@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
+use super::bench::BenchOptions;
 use super::generate::GenerateArgs;
 
 /// One of the commands on nets.
@@ -20,6 +21,8 @@ pub enum ModelCommand {
     Generate(Box<GenerateArgs>),
     /// Goldens.
     Parity(ParityOptions),
+    /// Times.
+    Bench(BenchOptions),
     /// A tiny checkpoint.
     Tiny {
         /// Where.
@@ -79,4 +82,6 @@ pub enum TinyFamily {
     Sdxl,
     /// A ControlNet for it.
     SdxlControlnet,
+    /// BiRefNet.
+    Birefnet,
 }

@@ -1,13 +1,16 @@
-//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens), `models` (checkpoints).
+//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens), `bench` (times), `models`
+//! (checkpoints).
 //!
 //! Synchronous programs on the main thread: they serve no jobs.
 
 mod args;
+mod bench;
 mod generate;
 
 use std::path::Path;
 
 pub use args::{CheckpointArgs, ModelCommand, ModelsOptions, ParityOptions, TinyFamily};
+pub use bench::BenchOptions;
 pub use generate::GenerateArgs;
 
 use super::Exit;
@@ -20,6 +23,7 @@ use crate::models::{parity, tiny};
 pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
     let result = match options.command {
         ModelCommand::Generate(args) => generate::generate(&config.models, &args),
+        ModelCommand::Bench(options) => bench::bench(&config.models, &options),
         ModelCommand::Parity(options) => compare(&config.models, &options.folder),
         ModelCommand::Tiny { folder, family } => {
             let written = match family {
@@ -27,6 +31,7 @@ pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
                 TinyFamily::FluxSchnell => tiny::write(&folder, tiny::Family::Schnell),
                 TinyFamily::Sdxl => tiny::write_sdxl(&folder),
                 TinyFamily::SdxlControlnet => tiny::write_sdxl_controlnet(&folder),
+                TinyFamily::Birefnet => tiny::write_birefnet(&folder),
             };
             written.map(|()| Exit::Ok).map_err(|error| error.to_string())
         }

@@ -7,7 +7,7 @@ use image::{DynamicImage, GrayImage, RgbImage, RgbaImage, imageops};
 
 use crate::imaging::blur::blur;
 use crate::imaging::composite::{over, shade};
-use crate::imaging::masks::{VISIBLE_ALPHA, alpha, bounds};
+use crate::imaging::masks::{VISIBLE_ALPHA, alpha, bounds, is_cut_out};
 use crate::imaging::placement::{product_corner, product_size};
 use crate::imaging::resample::{Filter, resize, resize_gray, resize_rgba};
 use crate::input::plan::ProductPlan;
@@ -71,7 +71,7 @@ impl Product {
 /// The photo with its ground transparent, and a remark where there was none to find.
 fn without_ground(photo: &DynamicImage) -> (RgbaImage, Option<String>) {
     let mut image = photo.to_rgba8();
-    if image.pixels().any(|pixel| pixel.0[3] < 250) {
+    if is_cut_out(photo) {
         return (image, None);
     }
     let ground = ground_mask(&image);

@@ -8,20 +8,13 @@ use image::{GrayImage, RgbImage, RgbaImage, imageops};
 use super::noise::lerp3;
 use crate::imaging::blur::blur;
 use crate::imaging::composite::{over, select, shade};
-use crate::imaging::masks::{alpha, bounds, inpaint_mask, salient_foreground};
+use crate::imaging::masks::{SOFT_MARGIN, alpha, bounds, inpaint_mask, salient_foreground, standing_before};
 use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
 use crate::imaging::srgb::Srgb;
 use crate::input::plan::CompositionMode;
 
-/// Soft margin of the repainted region, at 1024 px.
-const MARGIN: f32 = 28.0;
 /// How far beyond the text shadow, margin and their softness reach, at 1024 px.
 const REACH: f32 = 150.0;
-/// Foreground below this mean (of 255) is nothing that a text could stand behind.
-const LEAST_FOREGROUND: f64 = 2.0;
-/// Share of the text that the foreground may hide without a word: a phrase that cannot be read advertises nothing.
-const MOST_HIDDEN: f64 = 0.3;
-
 /// How a mode treats the text.
 struct Look {
     /// Share of the scene's local colour in the text.
@@ -55,16 +48,10 @@ impl Look {
 pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> (RgbImage, Option<String>) {
     let (width, height) = background.dimensions();
     let unit = width.min(height) as f32 / 1024.0;
-    let mut warning = None;
-    let foreground = (mode == CompositionMode::Behind).then(|| salient_foreground(background)).filter(|mask| {
-        let mean = mask.iter().map(|&v| f64::from(v)).sum::<f64>() / f64::from(width * height).max(1.0);
-        if mean < LEAST_FOREGROUND {
-            warning = Some(
-                "composition_mode behind: nothing in the background stands out enough to be in front of the text".to_owned(),
-            );
-        }
-        mean >= LEAST_FOREGROUND
-    });
+    let (foreground, warning) = match mode {
+        CompositionMode::Behind => standing_before(salient_foreground(background), text),
+        CompositionMode::Overlay | CompositionMode::Blend => (None, None),
+    };
     let mut out = background.clone();
     let Some(text_box) = bounds(&alpha(text), 1) else { return (out, warning) };
     // Only where the text can reach: the rest of the picture stays as it is in any case.
@@ -74,13 +61,6 @@ pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> 
     let rows = (text_box.y1 + reach).min(height) - y;
     let text = imageops::crop_imm(text, x, y, columns, rows).to_image();
     let foreground = foreground.map(|mask| imageops::crop_imm(&mask, x, y, columns, rows).to_image());
-    let hidden = foreground.as_ref().map_or(0.0, |mask| hidden_share(mask, &text));
-    if hidden > MOST_HIDDEN {
-        warning = Some(format!(
-            "composition_mode behind: the foreground hides {:.0} % of the text; another text_position may leave it readable",
-            hidden * 100.0
-        ));
-    }
     let region = merge_region(
         &imageops::crop_imm(background, x, y, columns, rows).to_image(),
         &text,
@@ -90,17 +70,6 @@ pub fn merge(background: &RgbImage, text: &RgbaImage, mode: CompositionMode) -> 
     );
     imageops::replace(&mut out, &region, i64::from(x), i64::from(y));
     (out, warning)
-}
-
-/// Share of `text`'s opacity that lies under `foreground`, 0 to 1.
-fn hidden_share(foreground: &GrayImage, text: &RgbaImage) -> f64 {
-    let (mut hidden, mut all) = (0.0, 0.0);
-    for (front, pixel) in foreground.iter().zip(text.pixels()) {
-        let opacity = f64::from(pixel.0[3]);
-        hidden += opacity * f64::from(*front) / 255.0;
-        all += opacity;
-    }
-    if all > 0.0 { hidden / all } else { 0.0 }
 }
 
 /// The merge proper, on a part that holds everything the text touches.
@@ -128,7 +97,7 @@ fn merge_region(
             *target = (*target).max(if *value > 2 { 255 } else { 0 });
         }
     }
-    let mask = inpaint_mask(&touched, (MARGIN * unit) as u32, foreground);
+    let mask = inpaint_mask(&touched, (SOFT_MARGIN * unit) as u32, foreground);
     // All three have the background's size.
     select(background, &draft, &mask).unwrap_or(draft)
 }

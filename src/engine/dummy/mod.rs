@@ -20,7 +20,7 @@ use image::{RgbImage, RgbaImage};
 use self::cutout::Product;
 use self::foil::Material;
 use self::pacing::Pacer;
-use super::{Artifacts, Ctx, Engine, EngineError};
+use super::{Artifacts, Ctx, Engine, EngineError, supplied};
 use crate::imaging::edges::edge_map;
 use crate::imaging::fonts::FontLibrary;
 use crate::imaging::placement::reposition_text;
@@ -128,28 +128,6 @@ impl DummyEngine {
             sub_step: SubStep::Composition,
             message: format!("no denoise step was planned for seed {}", plan.seed),
         })
-    }
-}
-
-/// An earlier step's image, which must have the plan's size.
-fn supplied<'a, T: image::GenericImageView>(
-    image: Option<&'a T>,
-    name: &str,
-    plan: &Plan,
-) -> Result<&'a T, EngineError> {
-    match image {
-        Some(image) if image.dimensions() == (plan.width, plan.height) => Ok(image),
-        Some(image) => Err(EngineError::Unfit(format!(
-            "{name} is {} x {}, expected {} x {}",
-            image.width(),
-            image.height(),
-            plan.width,
-            plan.height
-        ))),
-        None => Err(EngineError::Unfit(format!(
-            "a run from step {} needs {name}: send it, or start with an earlier step",
-            plan.start.number()
-        ))),
     }
 }
 

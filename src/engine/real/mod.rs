@@ -1,115 +1,142 @@
-//! The engine with nets. So far it paints backgrounds with FLUX; a plan that needs more is refused before any net is
-//! loaded.
+//! The engine with nets: the three steps on FLUX, SDXL and BiRefNet.
 //!
-//! Loads the checkpoint at its first job and keeps it. Must not know jobs or networks. Called through [`Engine`].
+//! A job is planned before it is begun: [`itinerary`] lists the nets it visits, [`nets`] opens their checkpoints, and
+//! [`crate::memory`] refuses what cannot fit. Then the [`steps`] run, each on the nets that its stop has on the device
+//! ([`journey`]). Pictures depend on the plan alone: draws are [`seeds`]'s, and where a net was before does not enter its
+//! arithmetic. Must not know jobs or networks. Called through [`Engine`].
 
+pub mod cut_out;
+pub mod fault;
+mod flux;
+pub mod itinerary;
+mod journey;
+pub mod nets;
+pub mod runs;
+mod sdxl;
+pub mod seeds;
+pub mod steps;
+mod studio;
 mod watch;
+pub mod workspace;
 
-use std::time::Instant;
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
-use image::DynamicImage;
+use serde_json::Value;
 
-use super::{Artifacts, Ctx, Engine, EngineError};
-use crate::config::FluxSource;
+use super::{Artifacts, Ctx, Engine, EngineError, supplied};
+use crate::config::ModelConfig;
+use crate::imaging::fonts::FontLibrary;
 use crate::input::Plan;
-use crate::input::plan::{BackgroundModel, BackgroundPlan};
-use crate::models::checkpoint::{Caches, FluxCheckpoint};
-use crate::models::flux::pipeline::{Pipeline, PipelineError, Request, Settings, Start};
+use crate::memory::{Limits, Memory, MemoryError};
+use crate::models::checkpoint::Caches;
 use crate::progress::SubStep;
-use watch::StepWatch;
+use fault::Fault;
+use itinerary::{itinerary, stops};
+use journey::Journey;
+use nets::Nets;
+use steps::Composed;
+use studio::Studio;
 
-/// T5 tokens of FLUX.1-dev; the distilled schnell was trained on half as many.
-const DEV_WORDS: usize = 512;
-const SCHNELL_WORDS: usize = 256;
+/// What an engine is made of.
+pub struct Setup {
+    /// Which checkpoints.
+    pub models: ModelConfig,
+    /// Where Hub ids are looked up.
+    pub caches: Caches,
+    /// For the phrase.
+    pub fonts: Arc<FontLibrary>,
+    /// Where nets compute.
+    pub device: Device,
+    /// FLUX's compute dtype; the others' follow from it ([`nets::Dtypes`]).
+    pub dtype: DType,
+    /// What memory may use.
+    pub limits: Limits,
+}
 
 /// Paints with nets.
 pub struct RealEngine {
-    flux: FluxSource,
-    caches: Caches,
+    nets: Nets,
+    memory: Memory,
+    fonts: Arc<FontLibrary>,
     device: Device,
-    dtype: DType,
-    pipeline: Option<Pipeline>,
+    /// The driver's words, once the device is lost: nothing runs on it any more.
+    lost: Option<String>,
 }
 
 impl RealEngine {
-    /// Nets come from `flux`, looked up in `caches` where it is a Hub id, and run as `dtype` on `device`.
-    pub fn new(flux: FluxSource, caches: Caches, device: Device, dtype: DType) -> Self {
-        Self { flux, caches, device, dtype, pipeline: None }
+    /// Opens no checkpoint.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn new(setup: Setup) -> Result<Self, MemoryError> {
+        let Setup { models, caches, fonts, device, dtype, limits } = setup;
+        let memory = Memory::new(&device, limits)?;
+        let nets = Nets::new(models, caches, dtype, device.clone());
+        Ok(Self { nets, memory, fonts, device, lost: None })
     }
 
-    fn pipeline(&mut self) -> Result<&Pipeline, EngineError> {
-        if self.pipeline.is_none() {
-            let checkpoint = FluxCheckpoint::open(&self.flux.model, &self.flux.replacements(), &self.caches)
-                .map_err(|error| EngineError::Unavailable(error.to_string()))?;
-            let loaded = Pipeline::load(&checkpoint, self.dtype, &self.device).map_err(failed)?;
-            self.pipeline = Some(loaded);
-        }
-        self.pipeline.as_ref().ok_or_else(|| EngineError::Unavailable("FLUX is not loaded".to_owned()))
-    }
-
-    fn paint(
-        &mut self,
-        plan: &Plan,
-        background: &BackgroundPlan,
-        ctx: &Ctx,
-    ) -> Result<DynamicImage, EngineError> {
-        let pipeline = self.pipeline()?;
-        ctx.check()?;
-        let request = Request {
-            prompt: &background.prompt,
-            negative_prompt: Some(&background.negative_prompt),
-            settings: Settings {
-                width: plan.width,
-                height: plan.height,
-                steps: background.steps,
-                seed: plan.seed,
-            },
-            guidance: background.guidance_scale,
-            true_cfg_scale: background.true_cfg_scale,
-            words: if pipeline.has_guidance() { DEV_WORDS } else { SCHNELL_WORDS },
-            start: Start::Noise,
-            padding_mask_crop: None,
-        };
-        let mut watch = StepWatch::new(ctx, SubStep::BackgroundGeneration);
-        let painted = pipeline.generate(&request, &mut watch);
-        // A stop surfaces as an error of the pipeline; the reason is the job's.
-        ctx.check()?;
-        painted.map(DynamicImage::ImageRgb8).map_err(failed)
+    fn prepare(&mut self, plan: &Plan, stops: &[itinerary::Stop]) -> Result<(), EngineError> {
+        self.nets.open(stops, &mut self.memory)?;
+        let first = stops.first().map_or(SubStep::TextCanvas, |stop| stop.sub_step);
+        let announced = self.memory.begin(itinerary(plan, stops, self.nets.roster()));
+        announced.map_err(|error| Fault::from(error).at(first, &self.device))
     }
 }
 
 impl Engine for RealEngine {
     fn run(&mut self, plan: &Plan, ctx: &Ctx) -> Result<Artifacts, EngineError> {
-        let background = background_only(plan)?;
-        let begun = Instant::now();
-        let image = self.paint(plan, background, ctx)?;
-        Ok(Artifacts {
-            step1: Some(image.clone()),
-            final_image: Some(image),
-            timings: vec![(SubStep::BackgroundGeneration, begun.elapsed())],
-            ..Artifacts::default()
-        })
+        let stops = stops(plan, self.nets.dtypes().precision());
+        if let Some(message) = &self.lost {
+            let sub_step = plan.sub_steps().first().map_or(SubStep::Composition, |(first, _)| *first);
+            return Err(EngineError::DeviceLost { sub_step, message: message.clone() });
+        }
+        ctx.check()?;
+        self.prepare(plan, &stops)?;
+        let studio = Studio::new(plan, &self.nets, &self.fonts);
+        let journey = Journey::new(&mut self.memory, ctx, &self.device, stops, plan.sub_steps());
+        let ran = run(studio, journey, plan);
+        // Whatever happened, what may not stay leaves now.
+        let report = self.memory.finish();
+        match &ran {
+            Ok(artifacts) => self.lost.clone_from(&artifacts.device_lost),
+            Err(EngineError::DeviceLost { message, .. }) => self.lost = Some(message.clone()),
+            Err(_) => {}
+        }
+        let mut artifacts = ran?;
+        artifacts.memory = serde_json::to_value(report).unwrap_or(Value::Null);
+        Ok(artifacts)
     }
 }
 
-/// The background of a plan that asks for nothing else.
-fn background_only(plan: &Plan) -> Result<&BackgroundPlan, EngineError> {
-    let lacking = match &plan.background {
-        _ if plan.text.is_some() || plan.composition.is_some() => "text and composition (steps 2 and 3)",
-        Some(background) if background.product.is_some() => "product injection",
-        Some(background) if background.model == BackgroundModel::Sdxl => "SDXL backgrounds",
-        Some(background) => return Ok(background),
-        None => "a plan without a background",
+/// The steps that `plan` asks for.
+fn run(mut studio: Studio<'_>, mut journey: Journey<'_>, plan: &Plan) -> Result<Artifacts, EngineError> {
+    let mut artifacts = Artifacts::default();
+    let background = match &plan.background {
+        Some(background) => Some(steps::background(&mut studio, &mut journey, background)?),
+        None => None,
     };
-    Err(EngineError::Unavailable(format!(
-        "this version's nets paint FLUX backgrounds only, not {lacking}; send \"stop_step\": 1, or \"test_mode\": true"
-    )))
-}
-
-fn failed(error: PipelineError) -> EngineError {
-    match error {
-        PipelineError::Unfit(message) => EngineError::Unfit(message),
-        other => EngineError::Step { sub_step: SubStep::BackgroundGeneration, message: other.to_string() },
+    let text = match &plan.text {
+        Some(text) => Some(steps::text(&studio, &mut journey, text)?),
+        None => None,
+    };
+    if plan.text.is_some() {
+        journey.step_done(2);
     }
+    let mut merged = None;
+    if let Some(composition) = &plan.composition {
+        let background = supplied(background.as_ref().or(plan.step1_image.as_ref()), "step1_image", plan)?;
+        let text = supplied(text.as_ref().or(plan.step2_image.as_ref()), "step2_image", plan)?;
+        let Composed { image, lost } =
+            steps::compose(&mut studio, &mut journey, composition, background, text)?;
+        merged = Some(image);
+        artifacts.device_lost = lost;
+    }
+    artifacts.warnings = journey.warnings;
+    artifacts.timings = journey.timings;
+    artifacts.step1 = background.map(Into::into);
+    artifacts.step2 = text.map(Into::into);
+    artifacts.final_image =
+        merged.map(Into::into).or_else(|| artifacts.step2.clone()).or_else(|| artifacts.step1.clone());
+    Ok(artifacts)
 }

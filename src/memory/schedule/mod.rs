@@ -26,7 +26,7 @@ pub struct ModelId(pub usize);
 pub struct Size {
     /// In logs and errors.
     pub name: String,
-    /// Bytes of what comes in and goes by itself: in this order in, from the end out.
+    /// Bytes of what comes in and goes by itself, in the order of use. The first belongs to no block and may be 0.
     pub pieces: Vec<u64>,
     /// Bytes of a slot that any piece but the first fits into, if those may pass through a ring while the net runs; else 0.
     pub slot: u64,
@@ -66,9 +66,10 @@ pub struct Itinerary {
 /// Where a model is when the request begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Which of its pieces are on the device. What an earlier request streamed, and this one does not, or the other way round,
-    /// is freed before the first visit.
+    /// Which of its pieces are on the device.
     pub held: Vec<bool>,
+    /// Bytes of its ring, if some of the others pass through one.
+    pub ring: u64,
     /// Whether there is a copy in host memory.
     pub on_host: bool,
 }
@@ -76,7 +77,7 @@ pub struct Standing {
 impl Standing {
     /// Only in its files.
     pub fn on_disk(size: &Size) -> Self {
-        Self { held: vec![false; size.pieces.len()], on_host: false }
+        Self { held: vec![false; size.pieces.len()], ring: 0, on_host: false }
     }
 }
 
@@ -115,7 +116,7 @@ pub struct Move {
     pub action: Action,
     /// Which pieces, in ascending order; host copies are always whole.
     pub pieces: Vec<usize>,
-    /// How much they are.
+    /// How much they take; a ring counts with the first piece.
     pub bytes: u64,
 }
 
@@ -192,7 +193,7 @@ pub fn plan(
         let mut before = state.make_room(visit, terms);
         before.extend(state.load(visit));
         state.mark_used(visit);
-        let resident = state.bytes() + state.rings(visit);
+        let resident = state.bytes();
         let during = if terms.prefetch { state.prefetch(visit, terms) } else { Vec::new() };
         let peak = highest(resident, &during) + state.work(visit);
         plan.peak = plan.peak.max(peak);

@@ -53,7 +53,7 @@ impl State<'_> {
             wanted.push(*piece);
         }
         // Room right now: free, or freed by what leaves anyway.
-        let mut room = self.limit(visit, terms).saturating_sub(self.bytes() + self.beside(visit));
+        let mut room = self.limit(visit, terms).saturating_sub(self.bytes() + self.work(visit));
         let mut victims = Vec::new();
         if bytes > room {
             for victim in self.early_victims(visit, later, terms) {
@@ -99,7 +99,7 @@ impl State<'_> {
         let held = self.held_bytes(model);
         let all = self.form_bytes(model);
         let room =
-            (self.limit(visit, terms).saturating_add(held)).saturating_sub(self.bytes() + self.beside(visit));
+            (self.limit(visit, terms).saturating_add(held)).saturating_sub(self.bytes() + self.work(visit));
         let lasting = self.lasting_room(model, 0, (visit, later), terms);
         if used_before || all > room.min(lasting) {
             return false;
@@ -127,7 +127,7 @@ impl State<'_> {
                     }
                 })
                 .sum();
-            room = room.min(self.limit(at, terms).saturating_sub(claimed + self.beside(at)));
+            room = room.min(self.limit(at, terms).saturating_sub(claimed + self.work(at)));
         }
         room
     }

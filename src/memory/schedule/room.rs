@@ -54,7 +54,7 @@ impl State<'_> {
             .into_iter()
             .map(|model| self.missing(model).iter().map(|piece| self.piece(model, *piece)).sum::<u64>())
             .sum();
-        let mut total = self.bytes() + missing + self.beside(visit);
+        let mut total = self.bytes() + missing + self.work(visit);
         let mut chosen: Vec<Victim> = Vec::new();
         for victim in self.candidates(visit) {
             if total <= limit {
@@ -102,7 +102,7 @@ impl State<'_> {
         order.sort_by_key(|victim| victim.distance);
         let mut gone: Vec<usize> = Vec::new();
         for victim in order {
-            // Pieces come back in order or not at all.
+            // A model's pieces come back from its beginning on.
             if gone.contains(&victim.model) {
                 continue;
             }

@@ -15,6 +15,8 @@ pub(super) struct State<'a> {
 /// One model of [`State`].
 pub(super) struct Tracked {
     pub(super) form: Form,
+    /// Bytes of the ring: the form's, or what an earlier request left of a model that this one does not use.
+    ring: u64,
     /// Pieces on the device.
     pub(super) held: Vec<bool>,
     /// Visits that need it.
@@ -26,18 +28,13 @@ pub(super) struct Tracked {
 }
 
 impl Tracked {
-    /// Pieces on the device that are no beginning of what this request wants there: the model was streamed before, or is to be
-    /// streamed now, and the two lie differently.
+    /// Pieces on the device that are to be streamed: an earlier request had more room.
     pub(super) fn odd(&self) -> Vec<usize> {
         if self.uses.is_empty() {
             return Vec::new();
         }
-        let gap = self.form.resident.iter().zip(&self.held).position(|(wanted, held)| *wanted && !held);
         let pieces = self.held.iter().zip(&self.form.resident).enumerate();
-        pieces
-            .filter(|(piece, (held, wanted))| **held && (!**wanted || gap.is_some_and(|gap| *piece > gap)))
-            .map(|(piece, _)| piece)
-            .collect()
+        pieces.filter(|(_, (held, wanted))| **held && !**wanted).map(|(piece, _)| piece).collect()
     }
 }
 
@@ -55,8 +52,11 @@ impl<'a> State<'a> {
                 let standing = standing.get(index);
                 let mut held = standing.map(|standing| standing.held.clone()).unwrap_or_default();
                 held.resize(form.resident.len(), false);
-                let uses = (0..itinerary.visits.len()).filter(|at| needs(itinerary, *at, index)).collect();
-                Tracked { form, held, uses, used: None, steps: Vec::new() }
+                let uses: Vec<usize> =
+                    (0..itinerary.visits.len()).filter(|at| needs(itinerary, *at, index)).collect();
+                let before = standing.map_or(0, |standing| standing.ring);
+                let ring = if uses.is_empty() { before } else { form.ring() };
+                Tracked { form, ring, held, uses, used: None, steps: Vec::new() }
             })
             .collect();
         Self { sizes, itinerary, models }
@@ -78,11 +78,9 @@ impl<'a> State<'a> {
 
     fn sum(&self, model: usize, which: impl Fn(&Tracked, usize) -> bool) -> u64 {
         let (Some(tracked), Some(size)) = (self.models.get(model), self.sizes.get(model)) else { return 0 };
-        size.pieces
-            .iter()
-            .enumerate()
-            .filter(|(piece, _)| which(tracked, *piece))
-            .map(|(_, bytes)| bytes)
+        (0..size.pieces.len())
+            .filter(|piece| which(tracked, *piece))
+            .map(|piece| self.piece(model, piece))
             .sum()
     }
 
@@ -107,20 +105,6 @@ impl<'a> State<'a> {
         self.itinerary.visits.get(visit).map_or(0, |visit| visit.work)
     }
 
-    /// Bytes of the rings that a visit needs.
-    pub(super) fn rings(&self, visit: usize) -> u64 {
-        self.wanted(visit)
-            .iter()
-            .filter_map(|model| self.models.get(*model))
-            .map(|tracked| tracked.form.ring())
-            .sum()
-    }
-
-    /// What a visit takes beside resident weights.
-    pub(super) fn beside(&self, visit: usize) -> u64 {
-        self.work(visit) + self.rings(visit)
-    }
-
     pub(super) fn streaming(&self, visit: usize) -> Vec<Streaming> {
         self.wanted(visit)
             .into_iter()
@@ -143,8 +127,11 @@ impl<'a> State<'a> {
         tracked.held.iter().enumerate().filter(|(_, held)| **held).map(|(piece, _)| piece).collect()
     }
 
+    /// Bytes on the device. A ring comes and goes with the first piece.
     pub(super) fn piece(&self, model: usize, piece: usize) -> u64 {
-        self.sizes.get(model).and_then(|size| size.pieces.get(piece)).copied().unwrap_or(0)
+        let bytes = self.sizes.get(model).and_then(|size| size.pieces.get(piece)).copied().unwrap_or(0);
+        let ring = if piece == 0 { self.models.get(model).map_or(0, |tracked| tracked.ring) } else { 0 };
+        bytes + ring
     }
 
     /// Puts pieces on the device or takes them off.

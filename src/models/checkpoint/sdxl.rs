@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use super::check::is_scale;
 use super::components::{Opened, class, compare, gather};
 use super::{Caches, CheckpointError, Location, NetFiles, components, ldm, locate, single};
+use crate::models::published;
 use crate::models::schedulers::EulerConfig;
-use crate::models::schedulers::euler_discrete::Spacing;
 use crate::models::sdxl::{ControlNet, ControlNetConfig, Unet, UnetConfig};
-use crate::models::text_encoders::clip::{Activation, ClipConfig, ClipText};
+use crate::models::text_encoders::clip::{ClipConfig, ClipText};
 use crate::models::vae::{Vae, VaeConfig};
 use crate::models::weights::{Recipe, Renamed, Source};
 
@@ -76,14 +76,14 @@ impl SdxlCheckpoint {
         let text_encoder = gather(
             &mut problems,
             match &file {
-                Some(file) => file.clip("text_encoder", clip_l, ldm::clip),
+                Some(file) => file.clip("text_encoder", published::clip_l, ldm::clip),
                 None => clip(&base.join("text_encoder")),
             },
         )?;
         let text_encoder_2 = gather(
             &mut problems,
             match &file {
-                Some(file) => file.clip("text_encoder_2", big_g, ldm::open_clip),
+                Some(file) => file.clip("text_encoder_2", published::clip_big_g, ldm::open_clip),
                 None => clip(&base.join("text_encoder_2")),
             },
         )?;
@@ -95,8 +95,12 @@ impl SdxlCheckpoint {
                 (None, None) => components::vae(&base.join("vae"), &base),
             },
         )?;
-        let scheduler =
-            config(&base, "scheduler/scheduler_config.json", None, file.is_some().then_some(scheduler))?;
+        let scheduler = config(
+            &base,
+            "scheduler/scheduler_config.json",
+            None,
+            file.is_some().then_some(published::sdxl_scheduler),
+        )?;
         let index: serde_json::Value =
             config(&base, "model_index.json", None, Some(|| serde_json::Value::Null))?;
         let zero_empty_prompt =
@@ -147,7 +151,7 @@ struct Single {
 impl Single {
     fn unet(&self) -> Opened<UnetConfig> {
         let config =
-            config(&self.base, "unet/config.json", Some("UNet2DConditionModel"), Some(UnetConfig::sdxl))?;
+            config(&self.base, "unet/config.json", Some("UNet2DConditionModel"), Some(published::sdxl_unet))?;
         let source = ldm::unet(Arc::clone(&self.source), config.trunk.layers_per_block);
         let problems = compare(&self.path, &source, is_scale, |w| Unet::new(&config, w).map(drop))?;
         Ok((NetFiles { config, source }, problems))
@@ -164,7 +168,7 @@ impl Single {
     }
 
     fn vae(&self) -> Opened<VaeConfig> {
-        let config = config(&self.base, "vae/config.json", Some("AutoencoderKL"), Some(base_vae))?;
+        let config = config(&self.base, "vae/config.json", Some("AutoencoderKL"), Some(published::sdxl_vae))?;
         let source = ldm::vae(Arc::clone(&self.source), config.block_out_channels.len());
         let problems = compare(&self.path, &source, is_scale, |w| Vae::new(&config, w).map(drop))?;
         Ok((NetFiles { config, source }, problems))
@@ -256,57 +260,5 @@ fn base_of(file: &Path, caches: &Caches) -> Result<PathBuf, CheckpointError> {
             format!("the folders tokenizer and tokenizer_2 beside the file, or {BASE} in a cache"),
             "the nets alone",
         )),
-    }
-}
-
-/// CLIP-L as published with SDXL.
-fn clip_l() -> ClipConfig {
-    ClipConfig {
-        hidden_size: 768,
-        intermediate_size: 3072,
-        projection_dim: 768,
-        num_hidden_layers: 12,
-        num_attention_heads: 12,
-        eos_token_id: 2,
-        ..ClipConfig::default()
-    }
-}
-
-/// bigG as published with SDXL.
-fn big_g() -> ClipConfig {
-    ClipConfig {
-        hidden_size: 1280,
-        intermediate_size: 5120,
-        projection_dim: 1280,
-        num_hidden_layers: 32,
-        num_attention_heads: 20,
-        hidden_act: Activation::Gelu,
-        eos_token_id: 2,
-        architectures: Some(vec!["CLIPTextModelWithProjection".to_owned()]),
-        ..ClipConfig::default()
-    }
-}
-
-/// The autoencoder inside the published file, which overflows in f16.
-fn base_vae() -> VaeConfig {
-    VaeConfig {
-        block_out_channels: vec![128, 256, 512, 512],
-        layers_per_block: 2,
-        sample_size: 1024,
-        scaling_factor: 0.13025,
-        force_upcast: true,
-        ..VaeConfig::default()
-    }
-}
-
-/// SDXL's schedule.
-fn scheduler() -> EulerConfig {
-    EulerConfig {
-        beta_start: 0.00085,
-        beta_end: 0.012,
-        beta_schedule: "scaled_linear".to_owned(),
-        timestep_spacing: Spacing::Leading,
-        steps_offset: 1,
-        ..EulerConfig::default()
     }
 }

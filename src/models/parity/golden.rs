@@ -35,8 +35,20 @@ struct Described {
     key: String,
     shape: Vec<usize>,
     seed: u64,
+    #[serde(default)]
+    kind: Draw,
     scale: f64,
     shift: f64,
+}
+
+/// What is made of a weight's draw before it is scaled.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+enum Draw {
+    #[default]
+    Randn,
+    /// Its absolute value: variances.
+    AbsRandn,
 }
 
 #[derive(Deserialize)]
@@ -152,8 +164,12 @@ impl Golden {
 impl Component {
     fn weights(&self, device: &Device) -> Result<Weights> {
         let mut map = HashMap::with_capacity(self.weights.len());
-        for Described { key, shape, seed, scale, shift } in &self.weights {
+        for Described { key, shape, seed, kind, scale, shift } in &self.weights {
             let drawn = Generator::new(*seed).randn(shape.as_slice(), DType::F32, &Device::Cpu)?;
+            let drawn = match kind {
+                Draw::Randn => drawn,
+                Draw::AbsRandn => drawn.abs()?,
+            };
             map.insert(key.clone(), drawn.affine(*scale, *shift)?);
         }
         Ok(Weights::from_map(map, DType::F32, device))

@@ -3,6 +3,7 @@
 //! The folder's format is documented in `handler_tests/goldens/README.md`. Everything runs in f32. Caller: the command line's
 //! `parity`.
 
+mod cut_out;
 mod golden;
 mod nets;
 mod pictures;
@@ -17,6 +18,8 @@ use golden::Golden;
 
 /// Largest relative error of a stage.
 const RELATIVE: f64 = 1e-5;
+/// That of BiRefNet's logits: sums over thousands of features of both signs, which cancel.
+const RELATIVE_LOGITS: f64 = 1e-4;
 /// Largest difference of a byte of a finished picture.
 const BYTES: f64 = 1.0;
 
@@ -123,17 +126,22 @@ pub fn run(folder: &Path, device: &Device) -> Result<Table, ParityError> {
             "text_to_image" | "image_to_image" | "inpaint" => pictures::picture(&golden, case),
             "sdxl_unet" => sdxl::nets(&golden, case),
             "sdxl_text_to_image" | "sdxl_controlnet" => sdxl::picture(&golden, case),
+            "birefnet" => cut_out::net(&golden, case),
+            "deformable_convolution" => cut_out::deformable(&golden, case),
+            "aligned_resize" => cut_out::aligned_resize(&golden, case),
+            "birefnet_input" => cut_out::input(&golden, case),
+            "birefnet_mask" => cut_out::mask(&golden, case),
+            "birefnet_mask_of_logits" => cut_out::of_logits(&golden, case),
+            "foreground" => cut_out::foreground(&golden, case),
             other => Err(golden::miss(format!("unknown kind {other:?}"))),
         };
         match found {
             Ok(found) => {
                 for (stage, key) in &case.expected {
                     let outcome = match found.iter().find(|(name, _)| name == stage) {
-                        Some((_, tensor)) => golden.tensor(key).and_then(|golden| {
-                            // A case's `picture` and `mask` are inputs of nets; `image` is what a user sees.
-                            let bytes = stage == "image";
-                            compare(tensor, golden, bytes)
-                        }),
+                        Some((_, tensor)) => {
+                            golden.tensor(key).and_then(|golden| compare(tensor, golden, Bound::of(stage)))
+                        }
                         None => Err(golden::miss("not computed here")),
                     };
                     let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
@@ -150,7 +158,26 @@ pub fn run(folder: &Path, device: &Device) -> Result<Table, ParityError> {
     Ok(table)
 }
 
-fn compare(found: &Tensor, golden: &Tensor, bytes: bool) -> candle_core::Result<Outcome> {
+/// How far a stage may be off.
+enum Bound {
+    /// Euclidean norm of the difference over that of the golden.
+    Relative(f64),
+    /// Every byte.
+    Bytes(f64),
+}
+
+impl Bound {
+    fn of(stage: &str) -> Self {
+        match stage {
+            // A case's `picture` and `mask` are inputs of nets; `image` is what a user sees.
+            "image" => Self::Bytes(BYTES),
+            "logits" => Self::Relative(RELATIVE_LOGITS),
+            _ => Self::Relative(RELATIVE),
+        }
+    }
+}
+
+fn compare(found: &Tensor, golden: &Tensor, bound: Bound) -> candle_core::Result<Outcome> {
     if found.dims() != golden.dims() {
         return Err(golden::miss(format!("shape {:?}, expected {:?}", found.dims(), golden.dims())));
     }
@@ -169,6 +196,9 @@ fn compare(found: &Tensor, golden: &Tensor, bytes: bool) -> candle_core::Result<
         size += golden * golden;
     }
     let relative = if miss == 0.0 { 0.0 } else { (miss / size).sqrt() };
-    let passed = if bytes { max_abs <= BYTES } else { relative <= RELATIVE };
+    let passed = match bound {
+        Bound::Relative(most) => relative <= most,
+        Bound::Bytes(most) => max_abs <= most,
+    };
     Ok(Outcome::Compared { max_abs, relative, passed })
 }

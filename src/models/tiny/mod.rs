@@ -1,10 +1,12 @@
-//! Complete FLUX and SDXL checkpoints of a few hundred kilobytes with random weights, in the published layouts.
+//! Complete FLUX, SDXL and BiRefNet checkpoints of less than a megabyte (BiRefNet: 14, its decoder has one width) with random
+//! weights, in the published layouts.
 //!
 //! It exists so that the real code path (locating, checking, loading, tokenisers, all nets, the sampler) runs in a second on
 //! a CPU, in tests, demonstrations and on a machine without the real files. Its pictures mean nothing. Owns
 //! sizes, layout and how weights are drawn; which tensors there are, it asks the nets themselves. Must not know
 //! how checkpoints are opened. Callers: the command line's `models tiny`, tests.
 
+mod birefnet;
 mod sdxl;
 mod tokenizers;
 mod weights;
@@ -21,6 +23,7 @@ use crate::models::text_encoders::t5::{T5Config, T5Encoder};
 use crate::models::vae::{Vae, VaeConfig};
 use crate::models::weights::Weights;
 
+pub use birefnet::write_birefnet;
 pub use sdxl::{write_sdxl, write_sdxl_controlnet};
 
 /// Which published model the tiny one is built like.

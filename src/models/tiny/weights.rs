@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::models::rng::Generator;
-use crate::models::weights::{Probe, Weights};
+use crate::models::weights::{Probe, Weights, fnv, spread};
 
 /// Every tensor that `build` asks for, by key with `prefix`, f32. Sizes keep activations near 1 through any number of layers.
 pub(super) fn drawn(
@@ -22,7 +22,7 @@ pub(super) fn drawn(
         .expected()
         .into_iter()
         .map(|expected| {
-            let (scale, shift) = size(&expected.key, &expected.shape);
+            let (scale, shift) = spread(&expected.key, &expected.shape);
             let seed = fnv(&format!("{net}/{}", expected.key));
             let tensor = Generator::new(seed)
                 .randn(expected.shape.as_slice(), DType::F32, &Device::Cpu)?
@@ -32,22 +32,6 @@ pub(super) fn drawn(
             Ok((format!("{prefix}{}", expected.key), tensor))
         })
         .collect()
-}
-
-/// Spread and centre of a tensor's values.
-fn size(key: &str, shape: &[usize]) -> (f64, f64) {
-    let inputs: usize = shape.iter().skip(1).product();
-    if key.ends_with("_embedding.weight") || key == "shared.weight" {
-        (0.7, 0.0)
-    } else if key.ends_with("relative_attention_bias.weight") {
-        (0.5, 0.0)
-    } else if shape.len() > 1 {
-        (1.0 / (inputs as f64).sqrt(), 0.0)
-    } else if key.ends_with("weight") {
-        (0.1, 1.0)
-    } else {
-        (0.05, 0.0)
-    }
 }
 
 /// Writes `tensors` in `shards` files, and gives the index that several need.
@@ -78,10 +62,4 @@ pub(super) fn save(
             .map_err(|error| Error::Msg(format!("{}: {error}", path.display())))?;
     }
     Ok((shards > 1).then(|| json!({ "metadata": { "total_size": total }, "weight_map": map })))
-}
-
-/// FNV-1a: a seed for each key that does not depend on the order of keys.
-fn fnv(key: &str) -> u64 {
-    key.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -16,6 +16,7 @@ mod placed;
 mod probe;
 mod problem;
 mod quantised;
+mod random;
 mod renamed;
 mod safetensors;
 
@@ -40,6 +41,8 @@ pub use layout::{ALIGNMENT, Entry, Lane, Layout, Segment};
 pub use placed::Lanes;
 pub use probe::{Expected, Probe};
 pub use problem::Problem;
+pub use random::{Random, random_tensor};
+pub(crate) use random::{fnv, spread};
 pub use renamed::{Part, Recipe, Renamed};
 pub use safetensors::Safetensors;
 

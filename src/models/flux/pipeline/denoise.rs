@@ -40,30 +40,62 @@ pub struct Guidance<'a> {
     pub negative: Option<(f64, &'a Prompt)>,
 }
 
+/// A prompt with its tables for all steps of a run: what is left of text encoders and conditioner, which may then leave.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    embeds: Tensor,
+    modulation: Modulation,
+}
+
+impl Conditioning {
+    /// Computes the modulation of all `timesteps` for `prompt` at the distilled guidance `scale`.
+    ///
+    /// # Errors
+    /// Shapes that do not match, no room on the device.
+    pub fn new(
+        conditioner: &Conditioner,
+        prompt: &Prompt,
+        scale: f32,
+        timesteps: &[f32],
+    ) -> Result<Self, PipelineError> {
+        let modulation = conditioner.precompute(timesteps, scale, &prompt.pooled)?;
+        Ok(Self { embeds: prompt.embeds.clone(), modulation })
+    }
+}
+
 /// A transformer with the tables of its conditioner, which is no longer needed.
 pub struct Denoiser<'a> {
     transformer: &'a Transformer,
-    positive: (&'a Tensor, Modulation),
-    negative: Option<(f64, &'a Tensor, Modulation)>,
+    positive: Conditioning,
+    negative: Option<(f64, Conditioning)>,
 }
 
 impl<'a> Denoiser<'a> {
     /// Computes the modulation of all `timesteps` for the prompts.
     ///
     /// # Errors
-    /// Shapes that do not match, no room on the device.
+    /// As [`Conditioning::new`].
     pub fn new(
         transformer: &'a Transformer,
         conditioner: &Conditioner,
-        guidance: &Guidance<'a>,
+        guidance: &Guidance<'_>,
         timesteps: &[f32],
     ) -> Result<Self, PipelineError> {
-        let table = |prompt: &Prompt| conditioner.precompute(timesteps, guidance.scale, &prompt.pooled);
+        let conditioning = |prompt| Conditioning::new(conditioner, prompt, guidance.scale, timesteps);
         let negative = match guidance.negative {
-            Some((scale, prompt)) if scale > 1.0 => Some((scale, &prompt.embeds, table(prompt)?)),
+            Some((scale, prompt)) if scale > 1.0 => Some((scale, conditioning(prompt)?)),
             _ => None,
         };
-        Ok(Self { transformer, positive: (&guidance.prompt.embeds, table(guidance.prompt)?), negative })
+        Ok(Self::conditioned(transformer, conditioning(guidance.prompt)?, negative))
+    }
+
+    /// From tables that were computed earlier. `negative`: scale of true classifier-free guidance, and what to avoid.
+    pub fn conditioned(
+        transformer: &'a Transformer,
+        positive: Conditioning,
+        negative: Option<(f64, Conditioning)>,
+    ) -> Self {
+        Self { transformer, positive, negative }
     }
 }
 
@@ -89,8 +121,8 @@ pub fn denoise(
     let rope = |text: &Tensor| {
         transformer.rope(text.dim(1)?, prepared.rows, prepared.columns, prepared.latents.device())
     };
-    let positive_rope = rope(denoiser.positive.0)?;
-    let negative_rope = denoiser.negative.as_ref().map(|(_, text, _)| rope(text)).transpose()?;
+    let positive_rope = rope(&denoiser.positive.embeds)?;
+    let negative_rope = denoiser.negative.as_ref().map(|(_, away)| rope(&away.embeds)).transpose()?;
     let steps = prepared.schedule.timesteps.len();
     let total = (steps - prepared.start) as u32;
     let stopped = |done: u32| PipelineError::Stopped { step: done + 1, steps: total };
@@ -98,13 +130,13 @@ pub fn denoise(
         return Err(stopped(0));
     }
     for (row, index) in (prepared.start..steps).enumerate() {
-        let mut predict = |text: &Tensor, modulation: &Modulation, rope| {
-            transformer.forward(&latents, text, modulation.step(row), rope, &mut |block| watch.block(block))
+        let mut predict = |towards: &Conditioning, rope| {
+            let Conditioning { embeds, modulation } = towards;
+            transformer.forward(&latents, embeds, modulation.step(row), rope, &mut |block| watch.block(block))
         };
-        let (text, modulation) = &denoiser.positive;
-        let mut velocity = predict(text, modulation, &positive_rope)?;
-        if let (Some((scale, text, modulation)), Some(rope)) = (&denoiser.negative, &negative_rope) {
-            let away = predict(text, modulation, rope)?;
+        let mut velocity = predict(&denoiser.positive, &positive_rope)?;
+        if let (Some((scale, away)), Some(rope)) = (&denoiser.negative, &negative_rope) {
+            let away = predict(away, rope)?;
             let change = (&velocity - &away)?;
             // A Python number multiplies in f32 whatever the tensor's dtype.
             let change = (change.to_dtype(DType::F32)? * *scale)?.to_dtype(away.dtype())?;

@@ -11,46 +11,20 @@ mod latents;
 mod prepare;
 mod run;
 
+pub use crate::models::PipelineError;
 pub use crop::Crop;
-pub use denoise::{Denoiser, Guidance, Watch, denoise};
+pub use denoise::{Conditioning, Denoiser, Guidance, Watch, denoise};
 pub use latents::{pack, unpack};
-pub use prepare::{Prepared, Settings, Start, prepare};
+pub use prepare::{Prepared, Settings, Start, prepare, prepare_noise, timesteps};
 pub use run::{Pipeline, Request};
 
 use candle_core::Tensor;
 use image::RgbImage;
 
 use crate::models::image_processor::tensor_to_pictures;
-use crate::models::schedulers::ScheduleError;
 use crate::models::text_encoders::clip::ClipText;
 use crate::models::text_encoders::t5::T5Encoder;
-use crate::models::tokenizers::TokenizerError;
 use crate::models::vae::Vae;
-
-/// Why no picture was made.
-#[derive(Debug, thiserror::Error)]
-pub enum PipelineError {
-    /// The watcher said so.
-    #[error("stopped before step {step} of {steps}")]
-    Stopped {
-        /// First step that did not run, from 1.
-        step: u32,
-        /// Steps asked for.
-        steps: u32,
-    },
-    /// The request does not fit the model.
-    #[error("{0}")]
-    Unfit(String),
-    /// Steps or strength out of range.
-    #[error(transparent)]
-    Schedule(#[from] ScheduleError),
-    /// A prompt could not be tokenised.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// A tensor operation failed: no room on the device, a shape that does not match.
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
-}
 
 /// A prompt as the transformer reads it.
 #[derive(Debug, Clone)]

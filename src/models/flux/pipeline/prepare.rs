@@ -9,7 +9,7 @@ use super::{Crop, PipelineError};
 use crate::models::image_processor::{mask_to_tensor, picture_to_tensor};
 use crate::models::rng::Generator;
 use crate::models::schedulers::{FlowMatch, FlowSchedule};
-use crate::models::vae::Vae;
+use crate::models::vae::{Vae, VaeConfig};
 
 /// What every mode needs.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,77 @@ impl Prepared {
     }
 }
 
+/// A picture's size in packed latents, and in the pixels that they stand for.
+struct Grid {
+    rows: usize,
+    columns: usize,
+    width: u32,
+    height: u32,
+    /// Of the latents, unpacked.
+    shape: (usize, usize, usize, usize),
+}
+
+impl Grid {
+    fn new(vae: &VaeConfig, settings: &Settings) -> Result<Self, PipelineError> {
+        let cell = 2 * vae.shrink() as u32;
+        let (columns, rows) = ((settings.width / cell) as usize, (settings.height / cell) as usize);
+        if rows == 0 || columns == 0 {
+            return Err(PipelineError::Unfit(format!(
+                "a picture of {} x {} pixels; expected at least {cell} x {cell}",
+                settings.width, settings.height
+            )));
+        }
+        Ok(Self {
+            rows,
+            columns,
+            width: columns as u32 * cell,
+            height: rows as u32 * cell,
+            shape: (1, vae.latent_channels, 2 * rows, 2 * columns),
+        })
+    }
+
+    fn schedule(&self, scheduler: &FlowMatch, settings: &Settings) -> Result<FlowSchedule, PipelineError> {
+        Ok(scheduler.schedule(settings.steps as usize, self.rows * self.columns)?)
+    }
+
+    fn prepared(&self, latents: Tensor, schedule: FlowSchedule, start: usize) -> Prepared {
+        let Self { rows, columns, width, height, .. } = *self;
+        Prepared { latents, schedule, start, rows, columns, width, height, blend: None }
+    }
+}
+
+/// The timesteps of a run before anything is drawn: all of them, or the last ones that `strength` leaves.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn timesteps(
+    vae: &VaeConfig,
+    scheduler: &FlowMatch,
+    settings: &Settings,
+    strength: Option<f64>,
+) -> Result<Vec<f32>, PipelineError> {
+    let mut schedule = Grid::new(vae, settings)?.schedule(scheduler, settings)?;
+    let start = strength.map_or(Ok(0), |strength| schedule.start(strength))?;
+    Ok(schedule.timesteps.split_off(start))
+}
+
+/// [`prepare`] for [`Start::Noise`], which needs the VAE's sizes and not its weights.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn prepare_noise(
+    vae: &VaeConfig,
+    scheduler: &FlowMatch,
+    settings: &Settings,
+    dtype: DType,
+    device: &Device,
+) -> Result<Prepared, PipelineError> {
+    let grid = Grid::new(vae, settings)?;
+    let schedule = grid.schedule(scheduler, settings)?;
+    let noise = Generator::new(settings.seed).randn(grid.shape, dtype, device)?;
+    Ok(grid.prepared(pack(&noise)?, schedule, 0))
+}
+
 /// Draws and encodes. `dtype` is that of the transformer, in which diffusers draws.
 ///
 /// # Errors
@@ -92,57 +163,29 @@ pub fn prepare(
     dtype: DType,
     device: &Device,
 ) -> Result<Prepared, PipelineError> {
-    let scale = vae.config().shrink();
-    let cell = 2 * scale as u32;
-    let (columns, rows) = ((settings.width / cell) as usize, (settings.height / cell) as usize);
-    if rows == 0 || columns == 0 {
-        return Err(PipelineError::Unfit(format!(
-            "a picture of {} x {} pixels; expected at least {cell} x {cell}",
-            settings.width, settings.height
-        )));
-    }
-    let (width, height) = (columns as u32 * cell, rows as u32 * cell);
-    let schedule = scheduler.schedule(settings.steps as usize, rows * columns)?;
+    let (image, mask, strength) = match start {
+        Start::Noise => return prepare_noise(vae.config(), scheduler, settings, dtype, device),
+        Start::Image { image, strength } => (*image, None, *strength),
+        Start::Inpaint { image, mask, strength } => (*image, Some(*mask), *strength),
+    };
+    let grid = Grid::new(vae.config(), settings)?;
+    let schedule = grid.schedule(scheduler, settings)?;
+    let first = schedule.start(strength)?;
     let mut generator = Generator::new(settings.seed);
-    let shape = (1, vae.config().latent_channels, 2 * rows, 2 * columns);
-    let mut prepared = |start: usize, image: Option<&Tensor>| -> Result<_, PipelineError> {
-        let image = match image {
-            Some(pixels) => {
-                let sample =
-                    vae.encode(&pixels.to_dtype(vae.config().safe_dtype(dtype))?)?.sample(&mut generator)?;
-                Some(vae.scale(&sample)?.to_dtype(dtype)?)
-            }
-            None => None,
-        };
-        let noise = generator.randn(shape, dtype, device)?;
-        let latents = match &image {
-            Some(image) => schedule.add_noise(start, image, &noise)?,
-            None => noise.clone(),
-        };
-        Ok((pack(&latents)?, image, noise))
-    };
-    let (latents, start, blend) = match start {
-        Start::Noise => (prepared(0, None)?.0, 0, None),
-        Start::Image { image, strength } => {
-            let start = schedule.start(*strength)?;
-            let pixels = picture_to_tensor(image, width, height, device)?;
-            (prepared(start, Some(&pixels))?.0, start, None)
-        }
-        Start::Inpaint { image, mask, strength } => {
-            let start = schedule.start(*strength)?;
-            let pixels = picture_to_tensor(image, width, height, device)?;
-            let (latents, image, noise) = prepared(start, Some(&pixels))?;
-            // diffusers now encodes the masked picture, which draws a third time, and does not use it.
-            let mask = mask_to_tensor(mask, width, height, device)?;
-            let mask = nearest(&mask, scale)?.to_dtype(dtype)?.broadcast_as(shape)?.contiguous()?;
-            let blend = match image {
-                Some(image) => Some(Blend { image: pack(&image)?, noise: pack(&noise)?, mask: pack(&mask)? }),
-                None => None,
-            };
-            (latents, start, blend)
-        }
-    };
-    Ok(Prepared { latents, schedule, start, rows, columns, width, height, blend })
+    let pixels = picture_to_tensor(image, grid.width, grid.height, device)?;
+    let posterior = vae.encode(&pixels.to_dtype(vae.config().safe_dtype(dtype))?)?;
+    let image = vae.scale(&posterior.sample(&mut generator)?)?.to_dtype(dtype)?;
+    let noise = generator.randn(grid.shape, dtype, device)?;
+    let latents = schedule.add_noise(first, &image, &noise)?;
+    let mut prepared = grid.prepared(pack(&latents)?, schedule, first);
+    if let Some(mask) = mask {
+        // diffusers now encodes the masked picture, which draws a third time, and does not use it.
+        let mask = mask_to_tensor(mask, grid.width, grid.height, device)?;
+        let mask = nearest(&mask, vae.config().shrink())?.to_dtype(dtype)?.broadcast_as(grid.shape)?;
+        let mask = pack(&mask.contiguous()?)?;
+        prepared.blend = Some(Blend { image: pack(&image)?, noise: pack(&noise)?, mask });
+    }
+    Ok(prepared)
 }
 
 /// Every `scale`-th row and column, which is torch's nearest interpolation by a whole factor.

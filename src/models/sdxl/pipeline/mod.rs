@@ -9,7 +9,7 @@ mod denoise;
 mod prepare;
 mod run;
 
-pub use crate::models::flux::pipeline::PipelineError;
+pub use crate::models::PipelineError;
 pub use denoise::{Control, Denoiser, Guidance, Watch, denoise};
 pub use prepare::{Framing, Prepared, Settings, prepare};
 pub use run::{ControlNetTextToImage, Pipeline, TextToImage};

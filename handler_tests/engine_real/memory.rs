@@ -1,0 +1,64 @@
+//! `auto_unload` decides what stays, never what is painted.
+
+use marquee::engine::{Ctx, Engine};
+use marquee::input::Plan;
+use marquee::job::StopReason;
+use serde_json::{Value, json};
+
+use super::{background, bytes, engine, planned, watched};
+
+#[test]
+fn the_picture_is_the_same_whatever_stays_on_the_device() {
+    let changed = json!({"composition_strength": 0.1});
+    let with = |unload: Value| {
+        let mut changes = changed.clone();
+        changes["auto_unload"] = unload;
+        planned(&changes)
+    };
+    let reference = engine().run(&with(json!(true)), &Ctx::detached()).unwrap();
+    let mut kept = engine();
+    for unload in [json!(false), json!("auto")] {
+        let made = kept.run(&with(unload.clone()), &Ctx::detached()).unwrap();
+        for (a, b) in [
+            (&reference.step1, &made.step1),
+            (&reference.step2, &made.step2),
+            (&reference.final_image, &made.final_image),
+        ] {
+            assert_eq!(bytes(a.as_ref()), bytes(b.as_ref()), "{unload}");
+        }
+    }
+}
+
+/// Moves to the device and from it while `plan` runs.
+fn moves(engine: &mut dyn Engine, plan: &Plan) -> (usize, usize) {
+    let memory = engine.run(plan, &Ctx::detached()).unwrap().memory;
+    let moves = memory["moves"].as_array().unwrap();
+    let count = |end: &str| moves.iter().filter(|step| step[end] == "device").count();
+    (count("to"), count("from"))
+}
+
+fn scene(unload: bool) -> Plan {
+    planned(&background(&json!({"auto_unload": unload})))
+}
+
+#[test]
+fn what_may_stay_spares_the_next_job_its_moves() {
+    let mut engine = engine();
+    // CLIP, T5, conditioner, transformer, VAE.
+    assert_eq!(moves(&mut engine, &scene(false)), (5, 0));
+    assert_eq!(moves(&mut engine, &scene(false)), (0, 0));
+    assert_eq!(moves(&mut engine, &scene(true)), (0, 5));
+    assert_eq!(moves(&mut engine, &scene(true)), (5, 5));
+}
+
+#[test]
+fn a_job_that_ends_early_leaves_nothing_behind_that_may_not_stay() {
+    let mut engine = engine();
+    let (stopped, _) = watched(&mut engine, &scene(true), |event, stop| {
+        if event.done == 1 {
+            stop.stop(StopReason::Requested);
+        }
+    });
+    assert!(stopped.is_err());
+    assert_eq!(moves(&mut engine, &scene(false)), (5, 0), "something stayed after the stop");
+}
