@@ -6,3 +6,7 @@ mod limits;
 #[cfg(feature = "models")]
 mod residency;
 mod schedule;
+#[cfg(feature = "models")]
+mod store;
+#[cfg(feature = "models")]
+mod streaming;
