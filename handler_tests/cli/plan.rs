@@ -78,7 +78,9 @@ async fn smaller_cards_stream_and_the_smallest_refuse_with_the_numbers() {
     let streamed = |plan: &Value| {
         let visits = plan["visits"].as_array().unwrap().clone();
         let all = visits.into_iter().flat_map(|visit| visit["streaming"].as_array().unwrap().clone());
-        all.filter(|one| one["model"] == "FLUX transformer").map(|one| bytes(&one["bytes_a_run"])).fold(0.0, f64::max)
+        all.filter(|one| one["model"] == "FLUX transformer")
+            .map(|one| bytes(&one["bytes_a_run"]))
+            .fold(0.0, f64::max)
     };
     let (sixteen, twelve) =
         (json(home.path(), "--gpu-budget 16GiB").await, json(home.path(), "--gpu-budget 12GiB").await);

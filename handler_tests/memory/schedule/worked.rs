@@ -1,7 +1,9 @@
 //! Cases small enough to follow by hand.
 
 use marquee::input::plan::AutoUnload::{self, Auto, No, Yes};
-use marquee::memory::schedule::{Action, Itinerary, ModelId, Move, Schedule, Size, Standing, Terms, Visit, plan};
+use marquee::memory::schedule::{
+    Action, Itinerary, ModelId, Move, Schedule, Size, Standing, Terms, Visit, plan,
+};
 use marquee::memory::timetable;
 
 const A: ModelId = ModelId(0);
@@ -16,7 +18,13 @@ fn visit(step: u8, models: &[ModelId], work: u64) -> Visit {
     Visit { label: "visit".to_owned(), models: models.to_vec(), work, step }
 }
 
-fn planned(sizes: &[Size], visits: Vec<Visit>, rules: [AutoUnload; 3], budget: u64, prefetch: bool) -> Schedule {
+fn planned(
+    sizes: &[Size],
+    visits: Vec<Visit>,
+    rules: [AutoUnload; 3],
+    budget: u64,
+    prefetch: bool,
+) -> Schedule {
     let standing: Vec<Standing> =
         sizes.iter().map(|size| Standing { on_host: true, ..Standing::on_disk(size) }).collect();
     let terms = Terms { budget: Some(budget), host_budget: None, threshold: 0.9, prefetch };
@@ -39,7 +47,8 @@ fn no_more_of_a_large_model_leaves_than_a_small_one_needs() {
 #[test]
 fn what_is_used_last_leaves_first() {
     let sizes = [size(&[40], 0), size(&[40], 0), size(&[40], 0)];
-    let visits = vec![visit(1, &[A], 0), visit(1, &[B], 0), visit(1, &[C], 0), visit(1, &[A], 0), visit(1, &[B], 0)];
+    let visits =
+        vec![visit(1, &[A], 0), visit(1, &[B], 0), visit(1, &[C], 0), visit(1, &[A], 0), visit(1, &[B], 0)];
     let plan = planned(&sizes, visits, [No; 3], 100, false);
     assert_eq!(plan.stages[2].before[0], step(B, Action::Free, &[0], 40));
     assert!(plan.stages[3].before.is_empty(), "A stayed");
@@ -98,7 +107,8 @@ fn without_a_budget_everything_stays_and_nothing_is_refused() {
     let sizes = [size(&[u64::MAX / 4], 0), size(&[u64::MAX / 4], 0)];
     let terms = Terms { budget: None, host_budget: None, threshold: 0.9, prefetch: true };
     let standing: Vec<Standing> = sizes.iter().map(Standing::on_disk).collect();
-    let itinerary = Itinerary { visits: vec![visit(1, &[A], 0), visit(2, &[B], 0)], rules: timetable([No; 3]) };
+    let itinerary =
+        Itinerary { visits: vec![visit(1, &[A], 0), visit(2, &[B], 0)], rules: timetable([No; 3]) };
     let plan = plan(&sizes, &standing, &itinerary, &terms).unwrap();
     assert_eq!(plan.left, u64::MAX / 4 * 2);
 }
