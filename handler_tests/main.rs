@@ -9,6 +9,7 @@ mod engine_real;
 mod imaging;
 mod input;
 mod local_api;
+mod memory;
 #[cfg(feature = "models")]
 mod models;
 mod output;

@@ -6,6 +6,7 @@ mod eight;
 mod flux;
 mod generate;
 mod golden;
+mod hub;
 mod image_processor;
 mod model_folder;
 mod parity;

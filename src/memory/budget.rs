@@ -7,6 +7,9 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
+#[cfg(feature = "models")]
+use super::driver::Usage;
+
 /// A limit as written.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
@@ -65,11 +68,87 @@ impl Limit {
     }
 }
 
-/// A device's memory as the schedule sees it.
+/// What the driver's context and the libraries' workspaces take of a card beside weights and computing.
+#[cfg(feature = "models")]
+const RESERVE: u64 = 512 << 20;
+
+/// Most that a context takes; what is taken beyond it at the start belongs to other processes.
+#[cfg(feature = "models")]
+const CONTEXT: u64 = 1 << 30;
+
+/// How much of a device there is for weights and computing.
+#[cfg(feature = "models")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// For weights and for computing.
-    pub bytes: u64,
+pub(super) struct Room {
+    /// As configured, less what a context takes. `None`: no limit but the device's own.
+    configured: Option<u64>,
+    off: bool,
+}
+
+#[cfg(feature = "models")]
+impl Room {
+    /// At the start, before there are weights.
+    pub(super) fn new(limit: Option<Limit>, usage: Option<Usage>) -> Self {
+        let Some(limit) = limit else { return Self { configured: None, off: false } };
+        let context =
+            usage.map_or(0, |usage| (usage.total - usage.free.min(usage.total)).min(CONTEXT) + RESERVE);
+        let total = usage.map(|usage| usage.total).or_else(|| meminfo().map(|(total, _)| total));
+        let bytes = limit.of(total.unwrap_or(u64::MAX));
+        Self { configured: bytes.map(|bytes| bytes.saturating_sub(context)), off: limit == Limit::Off }
+    }
+
+    /// Of a card that is not there: an idle one of `total` bytes.
+    fn imagined(limit: Option<Limit>, total: u64) -> Option<u64> {
+        let usage = Usage { free: total.saturating_sub(RESERVE), total };
+        Self::new(limit, Some(usage)).now(Some(usage), 0)
+    }
+
+    /// Now, with `held` bytes of weights on the device: what others took since does not count.
+    pub(super) fn now(self, usage: Option<Usage>, held: u64) -> Option<u64> {
+        if self.off {
+            return None;
+        }
+        let there = usage.map(|usage| (usage.free + held).saturating_sub(RESERVE));
+        match (self.configured, there) {
+            (Some(configured), Some(there)) => Some(configured.min(there)),
+            (configured, there) => configured.or(there),
+        }
+    }
+}
+
+/// Bytes for weights and computing on an idle card of `total` bytes under `limit`; `None`: nothing is planned.
+#[cfg(feature = "models")]
+pub fn card_room(limit: Option<Limit>, total: u64) -> Option<u64> {
+    Room::imagined(limit, total)
+}
+
+/// Bytes for host copies; `None`: no limit. On a CPU copies would be second ones: none are kept.
+#[cfg(feature = "models")]
+pub(super) fn host_budget(limit: Option<Limit>, on_cpu: bool) -> Option<u64> {
+    match limit {
+        Some(limit) => limit.of(meminfo().map_or(u64::MAX, |(total, _)| total)),
+        None if on_cpu => Some(0),
+        None => Some(available().unwrap_or(u64::MAX) / 2),
+    }
+}
+
+/// What the machine, or the container that this is, has left.
+#[cfg(feature = "models")]
+fn available() -> Option<u64> {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = meminfo().map(|(_, available)| available);
+    let limit = number("/sys/fs/cgroup/memory.max").zip(number("/sys/fs/cgroup/memory.current"));
+    let container = limit.map(|(most, now)| most.saturating_sub(now));
+    match (machine, container) {
+        (Some(machine), Some(container)) => Some(machine.min(container)),
+        (machine, container) => machine.or(container),
+    }
+}
+
+/// (total, available) bytes of main memory.
+#[cfg(feature = "models")]
+fn meminfo() -> Option<(u64, u64)> {
+    crate::progress::meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 
 /// `21.75 GiB`.

@@ -1,7 +1,5 @@
 //! The line that says what is on the device.
 
-use super::budget::gib;
-
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// `[Before Step1 models unload] GPU Memory: allocated=21.75GB, reserved=22.00GB`, GB meaning GiB, and the same numbers as
@@ -15,5 +13,4 @@ pub fn log_gpu_memory(label: &str, allocated: u64, reserved: u64) {
         allocated as f64 / GIB,
         reserved as f64 / GIB,
     );
-    let _ = gib;
 }

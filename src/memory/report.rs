@@ -7,8 +7,10 @@ use serde::Serialize;
 pub struct Report {
     /// What weights and computing may use together; absent without a budget.
     pub budget_bytes: Option<u64>,
-    /// Most bytes of weights on the device at once.
+    /// Most bytes at once: weights on the device and what computing was expected to need.
     pub peak_bytes: u64,
+    /// Most bytes that the driver saw taken, by everybody, when a model came or went.
+    pub reserved_peak_bytes: Option<u64>,
     /// In order.
     pub visits: Vec<VisitReport>,
     /// In order.
@@ -20,10 +22,14 @@ pub struct Report {
 pub struct VisitReport {
     /// What was done.
     pub label: String,
-    /// Bytes of weights on the device while it was done.
+    /// Part of this step.
+    pub step: u8,
+    /// Bytes of weights on the device when it began.
     pub resident_bytes: u64,
     /// Bytes that computing was expected to need.
     pub work_bytes: u64,
+    /// Bytes that crossed the bus each time that a net ran which is larger than the budget.
+    pub streamed_bytes: u64,
 }
 
 /// One model that came or went.
@@ -37,8 +43,8 @@ pub struct MoveReport {
     pub to: Place,
     /// How much.
     pub bytes: u64,
-    /// How long the engine waited for it.
-    pub seconds: f64,
+    /// How long it took; absent if it went on while something was computed, and for what is only freed.
+    pub seconds: Option<f64>,
 }
 
 /// Where weights are.

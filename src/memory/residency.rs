@@ -1,26 +1,38 @@
-//! Carries a schedule out: which net is on the device now.
+//! Carries a schedule out: which net is on the device now, and how it got there.
+//!
+//! One for the life of an engine, on the engine's thread. Callers: the engine.
 
-use std::any::Any;
+mod carry;
+mod relief;
+
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
 
 use candle_core::{DType, Device, Result as TensorResult};
 
-use super::report::{MoveReport, Place, VisitReport};
-use super::schedule::{Itinerary, ModelId, Visit};
-use super::{Handle, Lease, Limit, MemoryError, Report, StepRule, log_gpu_memory};
+use super::budget::{Room, host_budget};
+use super::driver::{Driver, Real};
+use super::model::{Model, Net};
+use super::reader::Reader;
+use super::report::{Report, VisitReport};
+use super::schedule::{self, Itinerary, ModelId, Move, Stage, Standing, Terms};
+use super::shelf::Shelf;
+use super::store::Store;
+use super::stored::Stored;
+use super::transfer::Transfer;
+use super::{Handle, Lease, Limit, MemoryError};
 use crate::config::EngineConfig;
 use crate::input::plan::AutoUnload;
-use crate::models::weights::{Probe, Source, Weights};
+use crate::models::weights::{Source, Weights};
 
 /// `GPU_BUDGET`, `HOST_BUDGET`, `AUTO_UNLOAD_THRESHOLD`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
-    /// Of the device's memory; `None`: what the driver says is free at the start.
+    /// Of the device's memory; `None`: what the driver says is free, or no limit where there is no driver.
     pub gpu: Option<Limit>,
-    /// For host copies of weights; `None`: half of the machine's memory.
+    /// For host copies of weights; `None`: half of what the machine has available, or nothing where weights are computed
+    /// with in main memory anyway.
     pub host: Option<Limit>,
     /// Share of the budget above which `auto` evicts.
     pub threshold: f64,
@@ -49,26 +61,36 @@ pub struct Spec {
     pub dtype: DType,
 }
 
-type Net = Arc<dyn Any + Send + Sync>;
-type Build = Box<dyn Fn(&Weights) -> TensorResult<Net> + Send>;
-
-struct Model {
-    spec: Spec,
-    bytes: u64,
-    build: Build,
-    net: Option<Net>,
-    /// Steps that used it since it came.
-    steps: Vec<u8>,
-}
-
-/// All models of a process and where they are. Lives on the engine's thread.
+/// All models of a process and where they are.
 pub struct Memory {
     device: Device,
+    driver: Box<dyn Driver>,
+    transfer: Transfer,
     limits: Limits,
+    room: Room,
+    host_budget: Option<u64>,
     models: Vec<Model>,
-    ahead: VecDeque<Visit>,
-    rules: Vec<StepRule>,
+    reader: Reader,
+    request: Request,
     report: Report,
+}
+
+/// The request under way.
+#[derive(Default)]
+struct Request {
+    itinerary: Itinerary,
+    /// What the schedule reckons with.
+    budget: Option<u64>,
+    /// Of the visits ahead.
+    stages: VecDeque<Stage>,
+    /// Index of the first visit ahead.
+    next: usize,
+    /// What was to come in while the current visit computes and could not yet.
+    pending: VecDeque<Move>,
+    /// Reads and forgettings ahead, in order.
+    host_moves: VecDeque<Move>,
+    /// Whether the current visit was begun anew already.
+    relieved: bool,
 }
 
 impl Memory {
@@ -77,77 +99,145 @@ impl Memory {
     /// # Errors
     /// The device does not answer.
     pub fn new(device: &Device, limits: Limits) -> Result<Self, MemoryError> {
-        Ok(Self {
-            device: device.clone(),
-            limits,
-            models: Vec::new(),
-            ahead: VecDeque::new(),
-            rules: Vec::new(),
-            report: Report::default(),
-        })
+        Self::with_driver(device, limits, Box::new(Real(device.clone())))
     }
 
-    /// The limits it was made with.
-    pub fn limits(&self) -> Limits {
-        self.limits
+    /// [`Memory::new`] with somebody else counting the device's bytes.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    pub fn with_driver(
+        device: &Device,
+        limits: Limits,
+        driver: Box<dyn Driver>,
+    ) -> Result<Self, MemoryError> {
+        let usage = driver.usage().map_err(|source| MemoryError::of("the device's memory", source))?;
+        let transfer = Transfer::new(device).map_err(|source| MemoryError::of("the device", source))?;
+        Ok(Self {
+            device: device.clone(),
+            room: Room::new(limits.gpu, usage),
+            host_budget: host_budget(limits.host, device.is_cpu()),
+            driver,
+            transfer,
+            limits,
+            models: Vec::new(),
+            reader: Reader::new(),
+            request: Request::default(),
+            report: Report::default(),
+        })
     }
 
     /// Makes a model known. Costs a run of `build` on a probe; loads nothing.
     ///
     /// # Errors
-    /// `build` does not accept its own configuration.
+    /// `build` does not accept its own configuration, or the source lacks a tensor.
     pub fn register<T: Send + Sync + 'static>(
         &mut self,
         spec: Spec,
         build: impl Fn(&Weights) -> TensorResult<T> + Send + 'static,
     ) -> Result<Handle<T>, MemoryError> {
-        let build: Build = Box::new(move |weights| Ok(Arc::new(build(weights)?) as Net));
-        let probe = Arc::new(Probe::default());
-        build(&Weights::probing(&probe))
-            .map_err(|source| MemoryError::Load { model: spec.name.clone(), source })?;
-        let bytes = probe
-            .expected()
-            .iter()
-            .map(|tensor| (tensor.shape.iter().product::<usize>() * spec.dtype.size_in_bytes()) as u64)
-            .sum();
-        let id = ModelId(self.models.len());
-        self.models.push(Model { spec, bytes, build, net: None, steps: Vec::new() });
-        Ok(Handle { id, kind: PhantomData })
+        let store = Store::new(&spec.name, spec.source, spec.dtype, &self.device, |w| build(w).map(drop));
+        let store = store.map_err(|source| MemoryError::of(&spec.name, source))?;
+        Ok(self.register_shelf(Arc::new(Stored::new(store, self.transfer.clone())), build))
     }
 
-    /// Announces a request. Refused here, before anything moves, if it cannot fit.
+    /// [`Memory::register`] for weights that come from elsewhere than a checkpoint.
+    pub fn register_shelf<T: Send + Sync + 'static>(
+        &mut self,
+        shelf: Arc<dyn Shelf>,
+        build: impl Fn(&Weights) -> TensorResult<T> + Send + 'static,
+    ) -> Handle<T> {
+        let id = ModelId(self.models.len());
+        let build = Box::new(move |weights: &Weights| Ok(Arc::new(build(weights)?) as Net));
+        self.models.push(Model::new(shelf, build));
+        Handle { id, kind: PhantomData }
+    }
+
+    /// Announces a request and plans all of its moves. Refused here, before anything moves, if it cannot fit. A request that
+    /// was not finished is.
     ///
     /// # Errors
-    /// [`MemoryError::CannotFit`].
+    /// [`MemoryError::CannotFit`], [`MemoryError::DeviceLost`].
     pub fn begin(&mut self, itinerary: Itinerary) -> Result<(), MemoryError> {
-        self.ahead = itinerary.visits.into();
-        self.rules = itinerary.rules;
-        self.report = Report::default();
+        if !self.request.itinerary.visits.is_empty() {
+            self.finish();
+        }
+        let budget = self.budget()?;
         for model in &mut self.models {
             model.steps.clear();
         }
+        self.report = Report { budget_bytes: budget, ..Report::default() };
+        self.plan(itinerary, budget)?;
         Ok(())
     }
 
-    /// The next visit: what it needs comes in, what has to make room for it leaves.
+    fn plan(&mut self, itinerary: Itinerary, budget: Option<u64>) -> Result<(), Box<schedule::CannotFit>> {
+        let sizes: Vec<_> = self.models.iter().map(|model| model.size.clone()).collect();
+        let standing: Vec<Standing> = self
+            .models
+            .iter()
+            .enumerate()
+            .map(|(index, model)| model.standing(self.reader.is_open(ModelId(index))))
+            .collect();
+        let terms =
+            Terms { budget, host_budget: self.host_budget, threshold: self.limits.threshold, prefetch: true };
+        let plan = schedule::plan(&sizes, &standing, &itinerary, &terms)?;
+        let host = |step: &&Move| matches!(step.action, schedule::Action::Read | schedule::Action::Forget);
+        let steps = plan.stages.iter().flat_map(|stage| stage.before.iter().chain(&stage.during));
+        self.request = Request {
+            host_moves: steps.filter(host).cloned().collect(),
+            itinerary,
+            budget,
+            stages: plan.stages.into(),
+            ..Request::default()
+        };
+        self.read_ahead();
+        Ok(())
+    }
+
+    /// The next visit: what it needs comes in, what has to make room for it leaves, and what the visits after it need begins
+    /// to come in beside the computing.
     ///
     /// # Errors
-    /// No visit is left, the weights cannot be read, the device has no room or is lost.
+    /// As [`Memory::enter_while`].
     pub fn enter(&mut self) -> Result<(), MemoryError> {
-        let Some(visit) = self.ahead.pop_front() else {
+        self.enter_while(&|| true)
+    }
+
+    /// [`Memory::enter`], given up once `go_on` says no while weights are read from disk.
+    ///
+    /// # Errors
+    /// No visit is left, the weights cannot be read, the device is full even after all that has no use was freed, or lost.
+    pub fn enter_while(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        let Some(mut stage) = self.request.stages.pop_front() else {
             return Err(MemoryError::OutOfOrder("a visit that was not announced".to_owned()));
         };
-        self.depart(visit.step);
-        for id in &visit.models {
-            self.bring_in(*id)?;
-            if let Some(model) = self.models.get_mut(id.0) {
-                model.steps.push(visit.step);
+        self.request.next += 1;
+        self.request.relieved = false;
+        let due = std::mem::take(&mut stage.due);
+        let entered = self
+            .finish_pending(go_on)
+            .and_then(|()| self.depart(due))
+            .and_then(|()| self.bring_in(&stage, go_on));
+        match entered {
+            Err(MemoryError::OutOfMemory(full)) => self.relieve(*full, go_on)?,
+            other => {
+                other?;
+                self.settle_in(stage)?;
             }
         }
-        let resident_bytes = self.allocated();
-        self.report.peak_bytes = self.report.peak_bytes.max(resident_bytes + visit.work);
-        self.report.visits.push(VisitReport { label: visit.label, resident_bytes, work_bytes: visit.work });
         Ok(())
+    }
+
+    /// The current visit ran out of memory while it computed, because somebody else took what the plan reckoned with.
+    /// Frees all that has no use, plans the rest of the request under what the driver says is free, and enters the visit
+    /// anew. Its leases must have been dropped. Once a visit.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfMemory`] if that was tried already or cannot help; `reason` is the driver's words.
+    pub fn again(&mut self, reason: &str, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        let full = self.full("computing", 0, reason);
+        self.relieve(full, go_on)
     }
 
     /// A net of the current visit. It stays on the device while the lease lives.
@@ -156,100 +246,125 @@ impl Memory {
     /// The current visit did not name it.
     pub fn lease<T: Send + Sync + 'static>(&mut self, handle: &Handle<T>) -> Result<Lease<T>, MemoryError> {
         let model = self.models.get(handle.id.0);
-        let net = model.and_then(|model| model.net.clone()).and_then(Lease::new);
+        let visited = self.visit().is_some_and(|visit| visit.models.contains(&handle.id));
+        let net = model.filter(|_| visited).and_then(Model::net).and_then(Lease::new);
         net.ok_or_else(|| {
-            let name = model.map_or("a model of another memory", |model| &model.spec.name);
+            let name = model.map_or("a model of another memory", Model::name);
             MemoryError::OutOfOrder(format!("{name} is leased outside of a visit that names it"))
         })
     }
 
+    fn visit(&self) -> Option<&schedule::Visit> {
+        self.request.itinerary.visits.get(self.request.next.checked_sub(1)?)
+    }
+
     /// The steps up to `step` are done: what may stay no longer leaves now instead of at the next visit.
     pub fn step_done(&mut self, step: u8) {
-        self.depart(step + 1);
+        let ahead = self.request.itinerary.visits.get(self.request.next);
+        if ahead.is_some_and(|visit| visit.step <= step) {
+            return;
+        }
+        // After the last visit `finish` does it.
+        let Some(stage) = self.request.stages.front_mut() else { return };
+        let due = std::mem::take(&mut stage.due);
+        // A device that is lost now says so at the next call.
+        if let Err(error) = self.depart(due) {
+            tracing::warn!("the models of step {step} could not be unloaded: {error}");
+        }
     }
 
-    /// Frees `models` that nobody leases.
-    pub fn unload(&mut self, label: &str, models: &[ModelId]) {
+    /// Frees `models` that nobody leases, now.
+    ///
+    /// # Errors
+    /// The device is lost.
+    pub fn unload(&mut self, label: &str, models: &[ModelId]) -> Result<(), MemoryError> {
         self.log(&format!("Before {label} unload"));
         for id in models {
-            self.drop_net(*id);
+            let all = self.models.get(id.0).map_or(0, |model| model.size.pieces.len());
+            self.free(*id, &(0..all).collect::<Vec<_>>())?;
         }
+        self.settle()?;
         self.log(&format!("After {label} unload"));
+        Ok(())
     }
 
-    /// The request is over, well or not: what may stay no longer leaves; what happened is told.
+    /// The request is over, well or not: what may stay no longer leaves; what happened is told. What is leased still stays.
     pub fn finish(&mut self) -> Report {
-        self.ahead.clear();
-        self.depart(u8::MAX);
-        self.rules.clear();
+        self.reader.withdraw();
+        let request = std::mem::take(&mut self.request);
+        for (label, models) in self.leaving(&request) {
+            // A device that is lost now says so at the next call.
+            if let Err(error) = self.unload(&label, &models) {
+                tracing::warn!("{label} could not be unloaded: {error}");
+            }
+        }
         std::mem::take(&mut self.report)
+    }
+
+    /// Models that may not outlive `request`, by the label of the rule that says so.
+    fn leaving(&self, request: &Request) -> Vec<(String, Vec<ModelId>)> {
+        let Itinerary { visits, rules } = &request.itinerary;
+        let nothing_stays = !rules.is_empty() && rules.iter().all(|rule| rule.unload == AutoUnload::Yes);
+        let mut all: Vec<(String, Vec<ModelId>)> = Vec::new();
+        for (index, model) in self.models.iter().enumerate().filter(|(_, model)| model.bytes() > 0) {
+            // What came early for a visit that never was is judged by that visit's step.
+            let ahead = visits.iter().skip(request.next).find(|visit| visit.models.contains(&ModelId(index)));
+            let used = |step: u8| {
+                model.steps.contains(&step)
+                    || (model.steps.is_empty() && ahead.is_some_and(|visit| visit.step == step))
+            };
+            let rule = rules.iter().find(|rule| rule.unload == AutoUnload::Yes && used(rule.step));
+            let label = match rule {
+                Some(rule) => rule.label.as_str(),
+                None if nothing_stays => "idle models",
+                None => continue,
+            };
+            match all.iter_mut().find(|(other, _)| other == label) {
+                Some((_, models)) => models.push(ModelId(index)),
+                None => all.push((label.to_owned(), vec![ModelId(index)])),
+            }
+        }
+        all
     }
 
     /// Bytes of weights on the device.
     pub fn allocated(&self) -> u64 {
-        self.models.iter().filter(|model| model.net.is_some()).map(|model| model.bytes).sum()
+        self.models.iter().map(Model::bytes).sum()
     }
 
-    fn bring_in(&mut self, id: ModelId) -> Result<(), MemoryError> {
-        let Some(model) = self.models.get_mut(id.0) else {
-            return Err(MemoryError::OutOfOrder(format!("{id:?} was never registered")));
-        };
-        if model.net.is_some() {
-            return Ok(());
+    /// Bytes for weights and computing: what is configured, but never more than the driver has.
+    fn budget(&self) -> Result<Option<u64>, MemoryError> {
+        let usage = self.driver.usage().map_err(|source| MemoryError::of("the device's memory", source))?;
+        Ok(self.room.now(usage, self.allocated()))
+    }
+
+    /// The visit has its models: it is noted, and what comes next sets out.
+    fn settle_in(&mut self, stage: Stage) -> Result<(), MemoryError> {
+        if let Some(visit) = self.visit().cloned() {
+            for id in &visit.models {
+                if let Some(model) = self.models.get_mut(id.0) {
+                    let of_this = |streaming: &&schedule::Streaming| streaming.model == *id;
+                    let streaming = stage.streaming.iter().find(of_this);
+                    let streamed = streaming.map(|streaming| streaming.pieces.as_slice()).unwrap_or_default();
+                    model
+                        .build(streamed)
+                        .map_err(|source| MemoryError::of(&model.size.name.clone(), source))?;
+                    if !model.steps.contains(&visit.step) {
+                        model.steps.push(visit.step);
+                    }
+                }
+            }
+            let resident_bytes = self.allocated();
+            self.report.visits.push(VisitReport {
+                label: visit.label,
+                step: visit.step,
+                resident_bytes,
+                work_bytes: visit.work,
+                streamed_bytes: stage.streaming.iter().map(|streaming| streaming.bytes).sum(),
+            });
+            self.set_out(stage.during)?;
+            self.report.peak_bytes = self.report.peak_bytes.max(self.allocated() + visit.work);
         }
-        let begun = Instant::now();
-        let weights = Weights::new(Arc::clone(&model.spec.source), model.spec.dtype, &self.device);
-        let net = (model.build)(&weights)
-            .map_err(|source| MemoryError::Load { model: model.spec.name.clone(), source })?;
-        model.net = Some(net);
-        model.steps.clear();
-        self.report.moves.push(MoveReport {
-            model: model.spec.name.clone(),
-            from: Place::Disk,
-            to: Place::Device,
-            bytes: model.bytes,
-            seconds: begun.elapsed().as_secs_f64(),
-        });
         Ok(())
-    }
-
-    /// What the timetable wants gone before `step`.
-    fn depart(&mut self, step: u8) {
-        for rule in self.rules.clone() {
-            if rule.unload != AutoUnload::Yes || rule.gone_before > step {
-                continue;
-            }
-            let due: Vec<ModelId> = (0..self.models.len())
-                .map(ModelId)
-                .filter(|id| {
-                    self.models
-                        .get(id.0)
-                        .is_some_and(|model| model.net.is_some() && model.steps.contains(&rule.step))
-                })
-                .collect();
-            if !due.is_empty() {
-                self.unload(&rule.label, &due);
-            }
-        }
-    }
-
-    fn drop_net(&mut self, id: ModelId) {
-        let Some(model) = self.models.get_mut(id.0) else { return };
-        // A lease holds the net too.
-        if model.net.as_ref().is_none_or(|net| Arc::strong_count(net) > 1) {
-            return;
-        }
-        model.net = None;
-        self.report.moves.push(MoveReport {
-            model: model.spec.name.clone(),
-            from: Place::Device,
-            to: Place::Disk,
-            bytes: model.bytes,
-            seconds: 0.0,
-        });
-    }
-
-    fn log(&self, label: &str) {
-        log_gpu_memory(label, self.allocated(), self.allocated());
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use candle_core::{Device, Error, Result};
 
 use super::bfl;
-use crate::models::weights::{Loaded, Meta, Recipe, Renamed, Source};
+use crate::models::weights::{Extent, Loaded, Meta, Recipe, Renamed, Source};
 
 const UNET: &str = "model.diffusion_model.";
 const VAE: &str = "first_stage_model.";
@@ -190,6 +190,10 @@ impl Source for Transposed {
             (Loaded::Dense(matrix), None) => matrix.t()?.contiguous().map(Loaded::Dense),
             _ => Err(Error::Msg(format!("{key}: only a whole dense matrix can be transposed"))),
         }
+    }
+
+    fn extents(&self, key: &str, rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        if key == self.key { None } else { self.inner.extents(key, rows) }
     }
 
     fn keys(&self) -> Vec<String> {

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Module, Result, Tensor};
 use super::blocks::{Adaptation, StreamAdaptation};
 use super::config::FluxConfig;
 use crate::models::ops::{self, Linear};
-use crate::models::weights::Weights;
+use crate::models::weights::{Blocks, Weights};
 
 /// Channels of the sinusoids.
 const WAVES: usize = 256;
@@ -39,9 +39,9 @@ pub struct Conditioner {
     guidance: Option<Embedder>,
     text: Embedder,
     /// (text, image) of each double block: shift, scale, gate of attention, then of the feed forward.
-    double: Vec<(Linear, Linear)>,
+    double: Blocks<(Linear, Linear)>,
     /// Shift, scale, gate of each single block.
-    single: Vec<Linear>,
+    single: Blocks<Linear>,
     /// Scale, then shift.
     last: Linear,
     dtype: DType,
@@ -56,16 +56,13 @@ impl Conditioner {
     pub fn new(config: &FluxConfig, w: &Weights) -> Result<Self> {
         let inner = config.inner();
         let embed = w.pp("time_text_embed");
-        let double = |index: usize| -> Result<(Linear, Linear)> {
-            let block = w.pp("transformer_blocks").pp(index);
+        let double = move |block: &Weights| -> Result<(Linear, Linear)> {
             Ok((
                 block.pp("norm1_context.linear").linear(inner, 6 * inner, true)?,
                 block.pp("norm1.linear").linear(inner, 6 * inner, true)?,
             ))
         };
-        let single = |index: usize| {
-            w.pp("single_transformer_blocks").pp(index).pp("norm.linear").linear(inner, 3 * inner, true)
-        };
+        let single = move |block: &Weights| block.pp("norm.linear").linear(inner, 3 * inner, true);
         Ok(Self {
             timestep: Embedder::new(WAVES, config, &embed.pp("timestep_embedder"))?,
             guidance: if config.guidance_embeds {
@@ -74,8 +71,8 @@ impl Conditioner {
                 None
             },
             text: Embedder::new(config.pooled_projection_dim, config, &embed.pp("text_embedder"))?,
-            double: (0..config.num_layers).map(double).collect::<Result<_>>()?,
-            single: (0..config.num_single_layers).map(single).collect::<Result<_>>()?,
+            double: Blocks::new(&w.pp("transformer_blocks"), config.num_layers, double)?,
+            single: Blocks::new(&w.pp("single_transformer_blocks"), config.num_single_layers, single)?,
             last: w.pp("norm_out.linear").linear(inner, 2 * inner, true)?,
             dtype: w.dtype(),
             device: w.device().clone(),
@@ -119,12 +116,12 @@ impl Conditioner {
         let active = ops::silu(&conditioning)?;
         let table = |layer: &Linear| layer.forward(&active)?.reshape((steps, batch, ()));
         Ok(Modulation {
-            double: self
-                .double
-                .iter()
-                .map(|(text, image)| Ok((table(text)?, table(image)?)))
+            double: (0..self.double.len())
+                .map(|index| self.double.with(index, |(text, image)| Ok((table(text)?, table(image)?))))
                 .collect::<Result<_>>()?,
-            single: self.single.iter().map(table).collect::<Result<_>>()?,
+            single: (0..self.single.len())
+                .map(|index| self.single.with(index, table))
+                .collect::<Result<_>>()?,
             last: table(&self.last)?,
         })
     }

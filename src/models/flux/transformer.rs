@@ -7,7 +7,7 @@ use super::blocks::{DoubleBlock, SingleBlock};
 use super::conditioner::StepModulation;
 use super::config::FluxConfig;
 use crate::models::ops::{self, Linear, RopeTable};
-use crate::models::weights::Weights;
+use crate::models::weights::{Blocks, Weights};
 
 /// Which block is about to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Transformer {
     config: FluxConfig,
     context_embedder: Linear,
     x_embedder: Linear,
-    double: Vec<DoubleBlock>,
-    single: Vec<SingleBlock>,
+    double: Blocks<DoubleBlock>,
+    single: Blocks<SingleBlock>,
     proj_out: Linear,
 }
 
@@ -43,15 +43,18 @@ impl Transformer {
                 config.attention_head_dim
             );
         }
-        let double = |index: usize| DoubleBlock::new(config, &w.pp("transformer_blocks").pp(index));
-        let single = |index: usize| SingleBlock::new(config, &w.pp("single_transformer_blocks").pp(index));
+        let (double, single) = (config.clone(), config.clone());
         // Where the picture comes in and goes out 8 bits would show, and save nothing.
         let whole = w.in_eight(false);
         Ok(Self {
             context_embedder: whole.pp("context_embedder").linear(config.joint_attention_dim, inner, true)?,
             x_embedder: whole.pp("x_embedder").linear(config.in_channels, inner, true)?,
-            double: (0..config.num_layers).map(double).collect::<Result<_>>()?,
-            single: (0..config.num_single_layers).map(single).collect::<Result<_>>()?,
+            double: Blocks::new(&w.pp("transformer_blocks"), config.num_layers, move |w| {
+                DoubleBlock::new(&double, w)
+            })?,
+            single: Blocks::new(&w.pp("single_transformer_blocks"), config.num_single_layers, move |w| {
+                SingleBlock::new(&single, w)
+            })?,
             proj_out: whole.pp("proj_out").linear(inner, config.out(), true)?,
             config: config.clone(),
         })
@@ -71,7 +74,7 @@ impl Transformer {
     }
 
     /// Predicts the velocity of `image` (batch, image tokens, in channels) given `text` (batch, words, T5 channels):
-    /// (batch, image tokens, out channels). `before` is asked before each block and may fetch weights or stop the run.
+    /// (batch, image tokens, out channels). `before` is asked before each block and may stop the run.
     ///
     /// # Errors
     /// Shapes that do not match, no room on the device, or what `before` returns.
@@ -85,16 +88,19 @@ impl Transformer {
     ) -> Result<Tensor> {
         let mut image = self.x_embedder.forward(image)?;
         let mut text = self.context_embedder.forward(text)?;
-        for (index, block) in self.double.iter().enumerate() {
+        for index in 0..self.double.len() {
             before(BlockId::Double(index))?;
             let (by_text, by_image) = modulation.double(index)?;
-            (text, image) = block.forward((&text, &image), (&by_text, &by_image), rope)?;
+            (text, image) = self
+                .double
+                .with(index, |block| block.forward((&text, &image), (&by_text, &by_image), rope))?;
         }
         let words = text.dim(1)?;
         let mut both = ops::join_tokens(&text, &image)?;
-        for (index, block) in self.single.iter().enumerate() {
+        for index in 0..self.single.len() {
             before(BlockId::Single(index))?;
-            both = block.forward(&both, &modulation.single(index)?, rope)?;
+            let by = modulation.single(index)?;
+            both = self.single.with(index, |block| block.forward(&both, &by, rope))?;
         }
         let image = both.narrow(1, words, both.dim(1)? - words)?;
         let (shift, scale) = modulation.last()?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::checked_length;
 use crate::models::ops::{self, Linear, Norm};
-use crate::models::weights::Weights;
+use crate::models::weights::{Blocks, Weights};
 
 /// `config.json` of the encoder. Only `gated-gelu` (v1.1) is known.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -64,7 +64,7 @@ pub struct T5Encoder {
     tokens: Tensor,
     /// (buckets, heads): learnt by the first layer, used by all.
     distances: Tensor,
-    layers: Vec<Layer>,
+    layers: Blocks<Layer>,
     final_norm: Tensor,
     eps: f64,
     max_distance: usize,
@@ -92,9 +92,10 @@ impl T5Encoder {
                 (config.relative_attention_num_buckets, config.num_heads),
                 "block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             )?,
-            layers: (0..config.num_layers)
-                .map(|i| Layer::new(config, &encoder.pp("block").pp(i).pp("layer")))
-                .collect::<Result<_>>()?,
+            layers: Blocks::new(&encoder.pp("block"), config.num_layers, {
+                let config = config.clone();
+                move |w| Layer::new(&config, w)
+            })?,
             final_norm: encoder.pp("final_layer_norm").get(config.d_model, "weight")?,
             eps: config.layer_norm_epsilon,
             max_distance: config.relative_attention_max_distance,
@@ -109,14 +110,11 @@ impl T5Encoder {
         let length = checked_length("T5", ids, self.tokens.dim(0)?)?;
         let mut x = ops::embed(&self.tokens, ids)?;
         let bias = self.position_bias(length)?;
-        // A layer ends with the norm that the next begins with.
-        let follow = self.layers.iter().skip(1).map(|layer| &layer.norm1).chain([&self.final_norm]);
-        let first = self.layers.first().map_or(&self.final_norm, |layer| &layer.norm1);
-        let mut normed = ops::t5_norm(&x, first, self.eps)?;
-        for (layer, next) in self.layers.iter().zip(follow) {
-            (x, normed) = layer.forward(&x, &normed, &bias, next, self.eps)?;
+        // Each layer begins with its own norm instead of ending with the next one's, which may be on its way.
+        for index in 0..self.layers.len() {
+            x = self.layers.with(index, |layer| layer.forward(&x, &bias, self.eps))?;
         }
-        Ok(normed)
+        ops::t5_norm(&x, &self.final_norm, self.eps)
     }
 
     /// (1, heads, queries, keys), added to the scores.
@@ -158,6 +156,7 @@ struct Layer {
 impl Layer {
     fn new(config: &T5Config, w: &Weights) -> Result<Self> {
         let (model, width, inner) = (config.d_model, config.num_heads * config.d_kv, config.d_ff);
+        let w = w.pp("layer");
         let attention = w.pp("0.SelfAttention");
         let mlp = w.pp("1.DenseReluDense");
         let down_dtype = if w.dtype() == DType::F16 { DType::F32 } else { w.dtype() };
@@ -174,18 +173,11 @@ impl Layer {
         })
     }
 
-    /// `x` and its first norm through the layer: the new x and its norm with the weight `next`.
-    fn forward(
-        &self,
-        x: &Tensor,
-        normed: &Tensor,
-        bias: &Tensor,
-        next: &Tensor,
-        eps: f64,
-    ) -> Result<(Tensor, Tensor)> {
+    fn forward(&self, x: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
         let (batch, length, _) = x.dims3()?;
+        let normed = ops::t5_norm(x, &self.norm1, eps)?;
         let width = self.heads * self.head_dim;
-        let qkv = self.qkv.forward(normed)?.reshape((batch, length, 3 * self.heads, self.head_dim))?;
+        let qkv = self.qkv.forward(&normed)?.reshape((batch, length, 3 * self.heads, self.head_dim))?;
         let part = |i: usize| qkv.narrow(2, i * self.heads, self.heads);
         // T5 does not scale its scores; the initialisation took the scale in.
         let mixed = ops::attention(&part(0)?, &part(1)?, &part(2)?, 1.0, Some(bias))?;
@@ -193,7 +185,7 @@ impl Layer {
         let (x, normed) = residual_norm(x, &y, &self.norm2, eps)?;
         let inner = ops::gelu_tanh_gate(&self.gate_and_up.forward(&normed)?)?;
         let y = self.down.forward(&inner.to_dtype(self.down_dtype)?)?;
-        residual_norm(&x, &y, next, eps)
+        clamped(add(&x, &y)?)
     }
 }
 

@@ -6,17 +6,18 @@ use std::io::BufReader;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-use super::{Format, Loaded, Meta, Problem, Source};
+use super::{Extent, Format, Loaded, Meta, Problem, Source};
 
 /// A GGUF file as a source, under its own names.
 pub struct Gguf {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     content: Content,
 }
 
@@ -53,7 +54,11 @@ impl Gguf {
                 problems.push(Problem::new(path, key, format!("a file of at least {end} bytes"), found));
             }
         }
-        if problems.is_empty() { Ok(Self { path: path.to_owned(), file, content }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { path: path.to_owned(), file: Arc::new(file), content })
+        } else {
+            Err(problems)
+        }
     }
 
     /// `general.architecture`: "flux", "t5encoder".
@@ -108,6 +113,13 @@ impl Source for Gguf {
                 QTensor::new(storage, shape).map(Loaded::Quantised)
             }
         }
+    }
+
+    fn extents(&self, key: &str, rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        let info = self.content.tensor_infos.get(key)?;
+        let Format::Dense(dtype) = format(info.ggml_dtype) else { return None };
+        let start = self.content.tensor_data_offset + info.offset;
+        Extent::of(&self.file, start, dtype, info.shape.dims(), rows).map(|extent| vec![extent])
     }
 
     fn keys(&self) -> Vec<String> {

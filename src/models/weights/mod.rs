@@ -8,8 +8,11 @@
 //! candle's `VarBuilder` is not used as the seam because it can only hand out dense tensors: a quantised matrix would
 //! have to be expanded on load. [`Weights::var_builder`] gives one where a candle module wants it.
 
+mod blocks;
 mod gguf;
+mod layout;
 mod memory;
+mod placed;
 mod probe;
 mod problem;
 mod quantised;
@@ -19,6 +22,7 @@ mod safetensors;
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -28,8 +32,13 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use crate::models::ops::{Eight, Linear};
+use placed::Placed;
+use probe::{Asked, Role};
 
+pub use blocks::Blocks;
 pub use gguf::Gguf;
+pub use layout::{ALIGNMENT, Entry, Lane, Layout, Segment};
+pub use placed::Lanes;
 pub use probe::{Expected, Probe};
 pub use problem::Problem;
 pub use random::{Random, random_tensor};
@@ -72,6 +81,38 @@ pub struct Meta {
     pub format: Format,
 }
 
+/// Numbers that lie one after the other in a file.
+#[derive(Debug, Clone)]
+pub struct Extent {
+    /// Open for reading.
+    pub file: Arc<File>,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// f32, f16 or bf16, little endian.
+    pub dtype: DType,
+    /// Numbers.
+    pub elements: usize,
+}
+
+impl Extent {
+    /// Of `rows` of a tensor of `shape` that starts at `offset`; `None` for other dtypes.
+    fn of(
+        file: &Arc<File>,
+        offset: u64,
+        dtype: DType,
+        shape: &[usize],
+        rows: Option<Range<usize>>,
+    ) -> Option<Self> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            return None;
+        }
+        let row: usize = shape.iter().skip(1).product();
+        let rows = rows.unwrap_or(0..shape.first().copied().unwrap_or(1));
+        let offset = offset + (rows.start * row * dtype.size_in_bytes()) as u64;
+        Some(Self { file: Arc::clone(file), offset, dtype, elements: rows.len() * row })
+    }
+}
+
 /// Where tensors come from. Implementations read lazily: opening one costs its header.
 pub trait Source: Send + Sync {
     /// Shape and format; `None` if the source has no such tensor.
@@ -82,6 +123,12 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// The key is unknown, the data ends early, or the device has no room.
     fn load(&self, key: &str, rows: Option<Range<usize>>, device: &Device) -> Result<Loaded>;
+
+    /// Where a tensor's numbers (or those of `rows` of its first dimension) lie in files, if they lie there in plain
+    /// f32, f16 or bf16: extents below each other. `None` sends the reader to [`Source::load`].
+    fn extents(&self, _key: &str, _rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        None
+    }
 
     /// Every key, in no particular order.
     fn keys(&self) -> Vec<String>;
@@ -95,8 +142,11 @@ pub trait Source: Send + Sync {
 pub struct Weights {
     from: Origin,
     prefix: String,
+    /// Prefix of the block that the view is on, if it is on one of [`Blocks`].
+    block: Option<Arc<str>>,
     dtype: DType,
     device: Device,
+    /// Whether linear layers are rounded to 8 bits.
     eight: bool,
 }
 
@@ -104,6 +154,7 @@ pub struct Weights {
 enum Origin {
     Source(Arc<dyn Source>),
     Probe(Arc<Probe>),
+    Placed(Placed),
 }
 
 impl Weights {
@@ -112,6 +163,7 @@ impl Weights {
         Self {
             from: Origin::Source(source),
             prefix: String::new(),
+            block: None,
             dtype,
             device: device.clone(),
             eight: false,
@@ -125,13 +177,26 @@ impl Weights {
 
     /// A view that has every tensor, notes what is asked for, and holds no data.
     pub fn probing(probe: &Arc<Probe>) -> Self {
-        Self {
-            from: Origin::Probe(Arc::clone(probe)),
-            prefix: String::new(),
-            dtype: DType::F32,
-            device: Device::Cpu,
-            eight: false,
-        }
+        Self::probing_as(probe, DType::F32)
+    }
+
+    /// [`Weights::probing`] for a net that will compute in `dtype`, for nets keep some tensors wider.
+    pub fn probing_as(probe: &Arc<Probe>, dtype: DType) -> Self {
+        let from = Origin::Probe(Arc::clone(probe));
+        Self { from, prefix: String::new(), block: None, dtype, device: Device::Cpu, eight: false }
+    }
+
+    /// A view on tensors that lie in `lanes` as `layout` says. What was left out of the layout because it is quantised is
+    /// loaded from `source`.
+    pub fn placed(
+        layout: Arc<Layout>,
+        lanes: Arc<dyn Lanes>,
+        source: Arc<dyn Source>,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        let from = Origin::Placed(Placed { layout, lanes, source });
+        Self { from, prefix: String::new(), block: None, dtype, device: device.clone(), eight: false }
     }
 
     /// The view below `part`: `w.pp("transformer_blocks").pp(0)`.
@@ -173,7 +238,38 @@ impl Weights {
         match &self.from {
             Origin::Source(source) => source.meta(&self.key(name)).is_some(),
             Origin::Probe(_) => false,
+            Origin::Placed(placed) => placed.source.meta(&self.key(name)).is_some(),
         }
+    }
+
+    /// Whether the tensors below the prefix are those of a block that comes and goes.
+    pub(super) fn is_streamed(&self) -> bool {
+        match &self.from {
+            Origin::Placed(placed) => {
+                placed.layout.segment(&self.prefix).is_some_and(|segment| placed.lanes.is_streamed(segment))
+            }
+            Origin::Source(_) | Origin::Probe(_) => false,
+        }
+    }
+
+    /// The same view as that of a block that may come and go.
+    pub(super) fn as_block(&self) -> Self {
+        let outermost = self.block.clone().unwrap_or_else(|| self.prefix.as_str().into());
+        Self { block: Some(outermost), ..self.clone() }
+    }
+
+    /// What a probe notes.
+    fn asking(&self, name: &str, shape: &[usize], role: Role) -> Asked {
+        let (key, shape, block) = (self.key(name), shape.to_vec(), self.block.clone());
+        Asked { key, shape, dtype: self.dtype, role, group: None, block }
+    }
+
+    /// The same view while its block is on the device: until the last copy of it is dropped.
+    pub(super) fn lend(&self) -> Result<Self> {
+        let Origin::Placed(placed) = &self.from else { return Ok(self.clone()) };
+        let Some(segment) = placed.layout.segment(&self.prefix) else { return Ok(self.clone()) };
+        let lanes = placed.lanes.lend(segment)?;
+        Ok(Self { from: Origin::Placed(Placed { lanes, ..placed.clone() }), ..self.clone() })
     }
 
     /// The tensor `name`, dense, in the compute dtype.
@@ -181,8 +277,11 @@ impl Weights {
     /// # Errors
     /// No such tensor, or another shape; the message names file, key, expected and found.
     pub fn get<S: Into<Shape>>(&self, shape: S, name: &str) -> Result<Tensor> {
-        let shape = shape.into();
-        match self.load(name, shape.dims())? {
+        self.dense(shape.into().dims(), name, Role::Plain)
+    }
+
+    fn dense(&self, shape: &[usize], name: &str, role: Role) -> Result<Tensor> {
+        match self.load(name, shape, role)? {
             Loaded::Dense(tensor) => Ok(tensor),
             Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype),
         }
@@ -194,10 +293,12 @@ impl Weights {
     /// # Errors
     /// As [`Weights::get`].
     pub fn get_kernel(&self, shape: (usize, usize, usize, usize), name: &str) -> Result<Tensor> {
-        let kernel = self.get(shape, name)?;
+        let (outputs, inputs, height, width) = shape;
+        let kernel = self.dense(&[outputs, inputs, height, width], name, Role::Kernel)?;
         if kernel.device().is_cpu() {
             return Ok(kernel);
         }
+        // Nothing is copied if it lies so already.
         kernel.permute((0, 2, 3, 1))?.contiguous()?.permute((0, 3, 1, 2))
     }
 
@@ -216,33 +317,33 @@ impl Weights {
     /// # Errors
     /// As [`Weights::get`].
     pub fn fused_linear(&self, inputs: usize, parts: &[(&str, usize)], bias: bool) -> Result<Linear> {
-        let mut blocks = Vec::with_capacity(parts.len());
-        let mut biases = Vec::with_capacity(parts.len());
-        for &(name, outputs) in parts {
-            let view = if name.is_empty() { self.clone() } else { self.pp(name) };
-            blocks.push(view.load("weight", &[outputs, inputs])?);
-            if bias {
-                biases.push(view.get(outputs, "bias")?);
+        let named = |tensor: &str, shape: &dyn Fn(usize) -> Vec<usize>| -> Vec<(String, Vec<usize>)> {
+            let key = |name: &str| match name {
+                "" => tensor.to_owned(),
+                name => format!("{name}.{tensor}"),
+            };
+            parts.iter().map(|&(name, outputs)| (key(name), shape(outputs))).collect()
+        };
+        let weight = self.joined(&named("weight", &|outputs| vec![outputs, inputs]), Role::Matrix)?;
+        let bias = if bias {
+            match self.joined(&named("bias", &|outputs| vec![outputs]), Role::Plain)? {
+                Loaded::Dense(bias) => Some(bias),
+                Loaded::Quantised(blocks) => Some(blocks.dequantize(&self.device)?.to_dtype(self.dtype)?),
             }
+        } else {
+            None
+        };
+        match weight {
+            Loaded::Dense(weight) => {
+                let outputs = weight.dim(0)?;
+                let has_data = !matches!(self.from, Origin::Probe(_));
+                if self.eight && has_data && Eight::suits(&self.device) && Eight::fits(outputs, inputs) {
+                    return Ok(Linear::eight(Eight::new(&weight)?, bias));
+                }
+                Ok(Linear::dense(weight, bias))
+            }
+            Loaded::Quantised(blocks) => Linear::quantised(blocks, bias),
         }
-        let bias = if bias { Some(self.join(biases)?) } else { None };
-        if quantised::joinable(&blocks) {
-            return Linear::quantised(quantised::join(blocks, inputs, &self.device)?, bias);
-        }
-        let dense = blocks
-            .into_iter()
-            .map(|block| match block {
-                Loaded::Dense(tensor) => Ok(tensor),
-                Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let weight = self.join(dense)?;
-        let outputs = parts.iter().map(|&(_, outputs)| outputs).sum();
-        let has_data = matches!(self.from, Origin::Source(_));
-        if self.eight && has_data && Eight::suits(&self.device) && Eight::fits(outputs, inputs) {
-            return Ok(Linear::eight(Eight::new(&weight)?, bias));
-        }
-        Ok(Linear::dense(weight, bias))
     }
 
     /// The same view for candle's own modules.
@@ -255,42 +356,71 @@ impl Weights {
     }
 
     /// Checks the shape and reads; dense tensors come in the compute dtype.
-    fn load(&self, name: &str, expected: &[usize]) -> Result<Loaded> {
+    fn load(&self, name: &str, expected: &[usize], role: Role) -> Result<Loaded> {
         let key = self.key(name);
-        let source = match &self.from {
-            Origin::Source(source) => source,
-            Origin::Probe(probe) => return probe.note(key, expected, self.dtype).map(Loaded::Dense),
+        let loaded = match &self.from {
+            Origin::Source(source) => {
+                checked(source.as_ref(), &key, expected)?;
+                source.load(&key, None, &self.device)
+            }
+            Origin::Probe(probe) => probe.note(self.asking(name, expected, role)).map(Loaded::Dense),
+            Origin::Placed(placed) => placed.load(&key, expected, self.dtype, &self.device),
         };
-        let Some(meta) = source.meta(&key) else {
-            return Err(Error::CannotFindTensor { path: format!("{key} in {}", source.origin(&key)) });
-        };
-        if meta.shape != expected {
-            return Err(Error::Msg(format!(
-                "{key} in {}: expected shape {expected:?}, found {:?}",
-                source.origin(&key),
-                meta.shape
-            )));
-        }
-        match source.load(&key, None, &self.device)? {
-            Loaded::Dense(tensor) => Ok(Loaded::Dense(tensor.to_device(&self.device)?.to_dtype(self.dtype)?)),
+        match loaded? {
+            Loaded::Dense(tensor) => tensor.to_dtype(self.dtype).map(Loaded::Dense),
             quantised @ Loaded::Quantised(_) => Ok(quantised),
         }
     }
 
-    /// Rows below rows. A probe's tensors have no data, so only the shape is joined.
-    fn join(&self, mut parts: Vec<Tensor>) -> Result<Tensor> {
-        match (&self.from, parts.len()) {
-            (_, 1) => Ok(parts.swap_remove(0)),
-            (Origin::Source(_), _) => Tensor::cat(&parts, 0),
-            (Origin::Probe(_), _) => {
-                let mut shape = parts.first().map(|part| part.dims().to_vec()).unwrap_or_default();
-                if let Some(rows) = shape.first_mut() {
-                    *rows = parts.iter().map(|part| part.dims().first().copied().unwrap_or(0)).sum();
-                }
-                probe::dataless(&shape, self.dtype)
+    /// Several tensors (name, shape) below each other. Blocks stay blocks if all are of one type.
+    fn joined(&self, parts: &[(String, Vec<usize>)], role: Role) -> Result<Loaded> {
+        match &self.from {
+            Origin::Probe(probe) => {
+                let asked = parts.iter().map(|(name, shape)| self.asking(name, shape, role)).collect();
+                return probe.note_joined(asked).map(Loaded::Dense);
             }
+            Origin::Placed(placed) => {
+                let keys: Vec<_> =
+                    parts.iter().map(|(name, shape)| (self.key(name), shape.clone())).collect();
+                if let Some(view) = placed.joined(&keys, self.dtype)? {
+                    return Ok(Loaded::Dense(view));
+                }
+            }
+            Origin::Source(_) => {}
         }
+        let mut loaded =
+            parts.iter().map(|(name, shape)| self.load(name, shape, role)).collect::<Result<Vec<_>>>()?;
+        if loaded.len() == 1 {
+            return Ok(loaded.swap_remove(0));
+        }
+        if quantised::joinable(&loaded) {
+            let inputs = parts.first().and_then(|(_, shape)| shape.get(1).copied()).unwrap_or(1);
+            return quantised::join(loaded, inputs, &self.device).map(Loaded::Quantised);
+        }
+        let dense = loaded
+            .into_iter()
+            .map(|part| match part {
+                Loaded::Dense(tensor) => Ok(tensor),
+                Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&dense, 0).map(Loaded::Dense)
     }
+}
+
+/// Demands that `source` has `key` in the shape `expected`.
+pub(super) fn checked(source: &dyn Source, key: &str, expected: &[usize]) -> Result<()> {
+    let Some(meta) = source.meta(key) else {
+        return Err(Error::CannotFindTensor { path: format!("{key} in {}", source.origin(key)) });
+    };
+    if meta.shape != expected {
+        return Err(Error::Msg(format!(
+            "{key} in {}: expected shape {expected:?}, found {:?}",
+            source.origin(key),
+            meta.shape
+        )));
+    }
+    Ok(())
 }
 
 impl SimpleBackend for Weights {
@@ -309,6 +439,7 @@ impl SimpleBackend for Weights {
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let meta = match &self.from {
             Origin::Source(source) => source.meta(&self.key(name)),
+            Origin::Placed(placed) => placed.source.meta(&self.key(name)),
             Origin::Probe(_) => None,
         };
         let Some(meta) = meta else {

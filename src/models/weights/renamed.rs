@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Error, Result, Tensor};
 
-use super::{Loaded, Meta, Source, quantised};
+use super::{Extent, Loaded, Meta, Source, quantised};
 
 /// Rows of a tensor of the inner source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +123,15 @@ impl Source for Renamed {
             }
             other => Ok(other),
         }
+    }
+
+    fn extents(&self, key: &str, rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        let recipe = self.recipes.get(key)?;
+        if rows.is_some() {
+            return None;
+        }
+        let parts = recipe.parts.iter().map(|part| self.inner.extents(&part.key, part.rows.clone()));
+        parts.collect::<Option<Vec<_>>>().map(|parts| parts.concat())
     }
 
     fn keys(&self) -> Vec<String> {

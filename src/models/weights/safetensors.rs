@@ -9,11 +9,12 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use serde::Deserialize;
 
-use super::{Format, Loaded, Meta, Problem, Source};
+use super::{Extent, Format, Loaded, Meta, Problem, Source};
 
 /// Largest header accepted, the limit of the reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
@@ -34,7 +35,7 @@ struct Place {
 
 struct Shard {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
 }
 
 /// One or more safetensors files as one source.
@@ -89,7 +90,7 @@ impl Safetensors {
                 Err(problem) => problems.push(problem),
             }
         }
-        self.shards.push(Shard { path: path.to_owned(), file });
+        self.shards.push(Shard { path: path.to_owned(), file: Arc::new(file) });
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -199,6 +200,13 @@ impl Source for Safetensors {
             None => wide,
         };
         wide.to_device(device).map(Loaded::Dense)
+    }
+
+    fn extents(&self, key: &str, rows: Option<Range<usize>>) -> Option<Vec<Extent>> {
+        let place = self.places.get(key)?;
+        let Format::Dense(dtype) = place.meta.format else { return None };
+        let file = &self.shards.get(place.shard)?.file;
+        Extent::of(file, place.start, dtype, &place.meta.shape, rows).map(|extent| vec![extent])
     }
 
     fn keys(&self) -> Vec<String> {

@@ -1,0 +1,12 @@
+//! Budgets, schedules, leases: none of it needs a card.
+
+#[cfg(feature = "models")]
+mod fault;
+mod limits;
+#[cfg(feature = "models")]
+mod residency;
+mod schedule;
+#[cfg(feature = "models")]
+mod store;
+#[cfg(feature = "models")]
+mod streaming;

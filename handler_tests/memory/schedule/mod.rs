@@ -1,0 +1,5 @@
+//! The plan of a request.
+
+mod laws;
+mod replay;
+mod worked;

@@ -1,0 +1,91 @@
+//! Main memory for weights: page-aligned, in huge pages, page-locked where there is a card.
+//!
+//! A card copies from page-locked memory at the bus's speed and without the processor; from other memory at a seventh of
+//! it. Knows nothing of tensors. Callers: `arena`, `loader`.
+
+use candle_core::{Device, Error, Result};
+use memmap2::MmapMut;
+
+/// Bytes that one registration locks. Copies must not cross a border between two. A multiple of a huge page.
+pub const PIECE: usize = 64 << 20;
+
+/// Zero bytes that become real memory when they are first written.
+pub struct HostMemory {
+    map: MmapMut,
+    bytes: usize,
+    #[cfg(feature = "cuda")]
+    locked: Option<crate::cuda::bus::Locked>,
+}
+
+impl HostMemory {
+    /// Reserves `bytes`.
+    ///
+    /// # Errors
+    /// The system has no room.
+    pub fn new(bytes: usize) -> Result<Self> {
+        // An empty map is an error.
+        let map = MmapMut::map_anon(bytes.max(1)).map_err(|error| {
+            Error::Msg(format!("{bytes} bytes of main memory for weights: {error}; lower HOST_BUDGET"))
+        })?;
+        // Locking and copying walk the pages: 512 times fewer. Without them all works, only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Self {
+            map,
+            bytes,
+            #[cfg(feature = "cuda")]
+            locked: None,
+        })
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// All of them.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.get(..self.bytes).unwrap_or_default()
+    }
+
+    /// All of them, to write.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.map.get_mut(..self.bytes).unwrap_or_default()
+    }
+
+    /// Page-locks all of it for `device` with several threads, [`PIECE`] by piece; nothing on a CPU. Best done when the
+    /// memory has been written.
+    ///
+    /// # Errors
+    /// The system's limit of locked memory, or a lost card.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, clippy::unnecessary_wraps))]
+    pub fn lock(&mut self, device: &Device, threads: usize) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Device::Cuda(device), None) = (device, &self.locked) {
+            self.locked = Some(crate::cuda::bus::Locked::new(&self.map, PIECE, threads, device)?);
+        }
+        let _ = (device, threads);
+        Ok(())
+    }
+
+    /// Whether a card may copy from it without waiting.
+    pub fn is_locked(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.locked.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // Before the pages go.
+        self.locked = None;
+    }
+}

@@ -1,0 +1,241 @@
+//! The moves themselves.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::log::log_gpu_memory;
+use super::super::model::Model;
+use super::super::reader::Read;
+use super::super::report::{MoveReport, Place};
+use super::super::schedule::{Action, Departure, ModelId, Move, Stage};
+use super::super::{Full, MemoryError};
+use super::Memory;
+
+impl Memory {
+    /// What makes room leaves, then what the visit needs comes in; waits for it.
+    pub(super) fn bring_in(&mut self, stage: &Stage, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        let mut freed = false;
+        let mut came: Vec<(ModelId, u64, Instant)> = Vec::new();
+        for step in &stage.before {
+            match step.action {
+                Action::Free => {
+                    self.evict(step)?;
+                    freed = true;
+                }
+                Action::Upload => {
+                    if std::mem::take(&mut freed) {
+                        self.settle()?;
+                    }
+                    self.read_for(step.model, go_on)?;
+                    came.push((step.model, step.bytes, Instant::now()));
+                    self.upload(step)?;
+                }
+                Action::Read | Action::Forget => self.on_host(step),
+            }
+        }
+        for (id, bytes, begun) in came {
+            let Some(model) = self.models.get_mut(id.0) else { continue };
+            let name = model.name().to_owned();
+            model.wait().map_err(|source| MemoryError::of(&name, source))?;
+            let from = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
+            self.note(&name, (from, Place::Device), bytes, Some(begun));
+            self.log(&format!("After {name} load"));
+        }
+        Ok(())
+    }
+
+    /// What later visits need begins to come in; what is not in host memory yet waits for the next visit.
+    pub(super) fn set_out(&mut self, moves: Vec<Move>) -> Result<(), MemoryError> {
+        let mut freed = false;
+        for step in moves.iter().filter(|step| step.action == Action::Free) {
+            self.evict(step)?;
+            freed = true;
+        }
+        if freed {
+            self.settle()?;
+        }
+        self.request.pending = moves.into_iter().filter(|step| step.action != Action::Free).collect();
+        while let Some(step) = self.request.pending.front() {
+            let ready = self.models.get(step.model.0).is_some_and(|model| model.shelf.is_on_host());
+            if step.action == Action::Upload && !ready {
+                break;
+            }
+            let Some(step) = self.request.pending.pop_front() else { break };
+            match step.action {
+                Action::Upload => match self.upload(&step) {
+                    Ok(()) => self.came_early(&step),
+                    // Somebody else took the room: the visit that needs it will see to it.
+                    Err(MemoryError::OutOfMemory(_)) => {
+                        self.request.pending.push_front(step);
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                },
+                _ => self.on_host(&step),
+            }
+        }
+        Ok(())
+    }
+
+    /// What the last visit could not begin.
+    pub(super) fn finish_pending(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        while let Some(step) = self.request.pending.pop_front() {
+            if step.action == Action::Upload {
+                self.read_for(step.model, go_on)?;
+                self.upload(&step)?;
+                self.came_early(&step);
+            } else {
+                self.on_host(&step);
+            }
+        }
+        Ok(())
+    }
+
+    fn came_early(&mut self, step: &Move) {
+        let name = self.models.get(step.model.0).map(|model| model.name().to_owned()).unwrap_or_default();
+        self.note(&name, (Place::Host, Place::Device), step.bytes, None);
+        self.log(&format!("After {name} load"));
+    }
+
+    /// What the timetable wants gone.
+    pub(super) fn depart(&mut self, due: Vec<Departure>) -> Result<(), MemoryError> {
+        for departure in due {
+            let models: Vec<ModelId> = departure.moves.iter().map(|step| step.model).collect();
+            self.unload(&departure.label, &models)?;
+        }
+        Ok(())
+    }
+
+    fn evict(&mut self, step: &Move) -> Result<(), MemoryError> {
+        let name = self.models.get(step.model.0).map(|model| model.name().to_owned()).unwrap_or_default();
+        self.log(&format!("Before {name} unload"));
+        self.free(step.model, &step.pieces)?;
+        self.log(&format!("After {name} unload"));
+        Ok(())
+    }
+
+    /// Frees pieces of a model, unless somebody leases it.
+    pub(super) fn free(&mut self, id: ModelId, pieces: &[usize]) -> Result<(), MemoryError> {
+        let Some(model) = self.models.get_mut(id.0) else { return Ok(()) };
+        let (name, before) = (model.name().to_owned(), model.bytes());
+        if before == 0 {
+            return Ok(());
+        }
+        if model.is_leased() {
+            tracing::warn!("{name} is to leave the device and is in use: it stays");
+            return Ok(());
+        }
+        model.free(pieces).map_err(|source| MemoryError::of(&name, source))?;
+        let bytes = before - model.bytes();
+        let to = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
+        self.note(&name, (Place::Device, to), bytes, None);
+        Ok(())
+    }
+
+    fn upload(&mut self, step: &Move) -> Result<(), MemoryError> {
+        let Some(model) = self.models.get(step.model.0) else {
+            return Err(MemoryError::OutOfOrder(format!("{:?} was never registered", step.model)));
+        };
+        let name = model.name().to_owned();
+        self.log(&format!("Before {name} load"));
+        let Some(model) = self.models.get_mut(step.model.0) else { return Ok(()) };
+        model.bring(&step.pieces).map_err(|source| match MemoryError::of(&name, source) {
+            MemoryError::OutOfMemory(full) => {
+                let doing = format!("{name} comes in");
+                MemoryError::OutOfMemory(Box::new(self.full(&doing, step.bytes, &full.reason)))
+            }
+            other => other,
+        })
+    }
+
+    /// What can be said of a device that ran full.
+    pub(super) fn full(&self, doing: &str, needed: u64, reason: &str) -> Full {
+        Full {
+            doing: doing.to_owned(),
+            needed,
+            allocated: self.allocated(),
+            free: self.driver.usage().ok().flatten().map(|usage| usage.free),
+            budget: self.request.budget,
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Sees to a host copy before it is uploaded.
+    fn read_for(&mut self, id: ModelId, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        let Some(shelf) = self.models.get(id.0).map(|model| Arc::clone(&model.shelf)) else { return Ok(()) };
+        let name = shelf.size().name;
+        let failed = |source| MemoryError::of(&name, source);
+        match self.reader.wait(id, go_on) {
+            Read::Done(took) => {
+                let bytes = shelf.size().host;
+                let seconds = took.as_secs_f64();
+                self.report.moves.push(MoveReport {
+                    model: name,
+                    from: Place::Disk,
+                    to: Place::Host,
+                    bytes,
+                    seconds: Some(seconds),
+                });
+            }
+            Read::Failed(source) => return Err(failed(source)),
+            Read::GivenUp => return Err(MemoryError::Stopped),
+            Read::NeverAsked => {
+                // A model larger than all host copies may be comes from its files.
+                let may_keep = self.host_budget.is_none_or(|budget| shelf.size().host <= budget);
+                if may_keep && !shelf.is_on_host() {
+                    let begun = Instant::now();
+                    shelf.read().map_err(failed)?;
+                    self.note(&name, (Place::Disk, Place::Host), shelf.size().host, Some(begun));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A read is the reader's; a copy that makes room for others is forgotten, and the reads behind it set out.
+    fn on_host(&mut self, step: &Move) {
+        if step.action != Action::Forget {
+            return;
+        }
+        if let Some(model) = self.models.get(step.model.0) {
+            let name = model.name().to_owned();
+            model.shelf.forget();
+            self.note(&name, (Place::Host, Place::Disk), step.bytes, None);
+        }
+        if let Some(at) = self.request.host_moves.iter().position(|ahead| ahead == step) {
+            self.request.host_moves.drain(..=at);
+        }
+        self.read_ahead();
+    }
+
+    /// Asks for all host copies that can be made before another has to make room.
+    pub(super) fn read_ahead(&mut self) {
+        while let Some(step) = self.request.host_moves.front() {
+            if step.action != Action::Read {
+                break;
+            }
+            if let Some(model) = self.models.get(step.model.0) {
+                self.reader.ask(step.model, &model.shelf);
+            }
+            self.request.host_moves.pop_front();
+        }
+    }
+
+    pub(super) fn settle(&self) -> Result<(), MemoryError> {
+        self.driver.settle().map_err(|source| MemoryError::of("the device", source))
+    }
+
+    fn note(&mut self, model: &str, (from, to): (Place, Place), bytes: u64, begun: Option<Instant>) {
+        let seconds = begun.map(|begun| begun.elapsed().as_secs_f64());
+        self.report.moves.push(MoveReport { model: model.to_owned(), from, to, bytes, seconds });
+    }
+
+    pub(super) fn log(&mut self, label: &str) {
+        let allocated = self.models.iter().map(Model::bytes).sum();
+        // A driver that does not answer will say so to somebody who can act on it.
+        let usage = self.driver.usage().ok().flatten();
+        let reserved = usage.map_or(allocated, |usage| usage.total.saturating_sub(usage.free));
+        self.report.reserved_peak_bytes = self.report.reserved_peak_bytes.max(usage.map(|_| reserved));
+        log_gpu_memory(label, allocated, reserved);
+    }
+}

@@ -1,0 +1,352 @@
+//! One model's weights on their way from files through main memory to the device.
+//!
+//! A [`Store`] knows where everything lies and keeps the host copy; [`Parts`] are the pieces of it that are on the device
+//! now, which come and go by themselves while other work computes, and which nets are built over. Nothing is decided here:
+//! what is where when is `residency`'s business. Must not know nets beyond their constructors.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Error, Result, Tensor};
+
+use super::arena::{DeviceLane, HostArena};
+use super::loader;
+use super::streaming::{self, Ring};
+use super::transfer::{Mark, Transfer};
+use crate::models::weights::{Lanes, Layout, Probe, Segment, Source, Weights};
+
+/// Bytes of main memory that a model without a host copy passes through at once on its way from files to the device. While
+/// one such batch crosses the bus the next is read.
+const BATCH: usize = 1 << 30;
+
+/// A model's weights: where they come from, where each lies, and the copy in main memory, if there is one.
+pub struct Store {
+    name: String,
+    source: Arc<dyn Source>,
+    layout: Arc<Layout>,
+    dtype: DType,
+    device: Device,
+    host: Mutex<Option<Arc<HostArena>>>,
+    loaded: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Store {
+    /// Lays out what `build` asks for when the net computes in `dtype` on `device`. Reads no data.
+    ///
+    /// # Errors
+    /// `build` does not accept its configuration, or the source lacks a tensor.
+    pub fn new(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        dtype: DType,
+        device: &Device,
+        build: impl Fn(&Weights) -> Result<()>,
+    ) -> Result<Self> {
+        let probe = Arc::new(Probe::default());
+        build(&Weights::probing_as(&probe, dtype))?;
+        let layout = Layout::new(&probe, source.as_ref(), !device.is_cpu())?;
+        Ok(Self::laid_out(name, source, layout, dtype, device))
+    }
+
+    /// [`Store::new`] with a layout made before.
+    pub fn laid_out(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        layout: Layout,
+        dtype: DType,
+        device: &Device,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            source,
+            layout: Arc::new(layout),
+            dtype,
+            device: device.clone(),
+            host: Mutex::new(None),
+            loaded: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// For people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where each tensor lies.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// What it takes on the device when all of it is there, quantised tensors included.
+    pub fn bytes(&self) -> u64 {
+        self.layout.bytes() + self.layout.outside()
+    }
+
+    /// Bytes of what comes in and goes by itself, in order of first use; quantised tensors count. Piece 0 is what belongs to
+    /// no block.
+    pub fn pieces(&self) -> Vec<u64> {
+        self.layout.segments().iter().map(|piece| piece.bytes() as u64 + piece.outside).collect()
+    }
+
+    /// Bytes of a slot that any piece but the first fits into, if the net lets them come and go while it runs; else 0.
+    pub fn slot(&self) -> u64 {
+        let blocks: Vec<usize> = self.blocks().collect();
+        streaming::capacity(&self.layout, &blocks).iter().map(|(_, bytes)| *bytes as u64).sum()
+    }
+
+    /// Pieces that may be streamed.
+    fn blocks(&self) -> impl Iterator<Item = usize> {
+        let segments = self.layout.segments().iter().enumerate();
+        segments.filter(|(_, segment)| segment.is_block).map(|(index, _)| index)
+    }
+
+    /// What the host copy takes, or would take.
+    pub fn host_bytes(&self) -> u64 {
+        self.layout.bytes()
+    }
+
+    /// Whether there is a host copy.
+    pub fn is_on_host(&self) -> bool {
+        self.host().is_some()
+    }
+
+    /// Bytes that are in place of a [`Store::load_host`] that runs on another thread.
+    pub fn loaded_bytes(&self) -> u64 {
+        self.loaded.load(Ordering::Relaxed)
+    }
+
+    /// Ends a [`Store::load_host`] that runs on another thread; it returns an error.
+    pub fn stop_loading(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes the host copy, if there is none: reads, converts, page-locks for a card. Returns when it is there.
+    ///
+    /// # Errors
+    /// The files cannot be read, main memory has no room or may not be locked.
+    pub fn load_host(&self) -> Result<()> {
+        if self.is_on_host() {
+            return Ok(());
+        }
+        self.loaded.store(0, Ordering::Relaxed);
+        self.stop.store(false, Ordering::Relaxed);
+        let all: Vec<usize> = (0..self.layout.segments().len()).collect();
+        let arena = self.read(&all)?;
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(arena));
+        Ok(())
+    }
+
+    /// Some pieces in main memory.
+    fn read(&self, pieces: &[usize]) -> Result<HostArena> {
+        let mut arena = HostArena::new(&self.layout, pieces)?;
+        loader::fill(&mut arena, &self.layout, self.source.as_ref(), &self.loaded, &self.stop)
+            .map_err(|error| Error::Msg(format!("{}: {error}", self.name)))?;
+        arena.memory_mut().lock(&self.device, loader::threads())?;
+        Ok(arena)
+    }
+
+    /// Gives the host copy's memory back, as soon as no copy reads it.
+    pub fn drop_host(&self) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn host(&self) -> Option<Arc<HostArena>> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// No piece on the device yet. All of a device's parts share one `transfer`.
+    pub fn parts(self: &Arc<Self>, transfer: &Transfer) -> Parts {
+        Parts {
+            store: Arc::clone(self),
+            transfer: transfer.clone(),
+            places: vec![Place::default(); self.layout.segments().len()],
+        }
+    }
+}
+
+/// Where a piece lies on the device.
+#[derive(Clone, Default)]
+struct Place {
+    /// One a dtype; a piece that has nothing has none.
+    lanes: Vec<Tensor>,
+    /// Passes when it has arrived; `None` if it is not here.
+    arrived: Option<Mark>,
+}
+
+/// The pieces of a model that are on the device or on their way there. Their memory goes back when they are freed, or
+/// this is dropped, and every [`Weights`] and net over them is dropped too; with the driver it shows after the next
+/// [`Transfer::settle`].
+pub struct Parts {
+    store: Arc<Store>,
+    transfer: Transfer,
+    /// By piece.
+    places: Vec<Place>,
+}
+
+impl Parts {
+    /// Allocates `pieces` and begins to copy them, out of the host copy or, if there is none, out of the files. Pieces that
+    /// are here already stay. With a host copy it returns before the copies are done.
+    ///
+    /// # Errors
+    /// The device has no room or is lost, or the files cannot be read. Pieces that came before stay.
+    pub fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+        let missing: Vec<usize> = pieces.iter().copied().filter(|piece| !self.holds(*piece)).collect();
+        if let Some(host) = self.store.host() {
+            return missing.iter().try_for_each(|piece| self.copy(&host, *piece));
+        }
+        let store = Arc::clone(&self.store);
+        let bytes = |piece: usize| store.layout.segments().get(piece).map_or(0, Segment::bytes);
+        let mut rest = missing.as_slice();
+        let mut last = None;
+        while !rest.is_empty() {
+            let (mut count, mut sum) = (0, 0);
+            while let (Some(piece), true) = (rest.get(count), sum < BATCH) {
+                (count, sum) = (count + 1, sum + bytes(*piece));
+            }
+            let (batch, others) = rest.split_at(count);
+            let host = Arc::new(self.store.read(batch)?);
+            for piece in batch {
+                self.copy(&host, *piece)?;
+            }
+            // Dropping the batch before this one waits for its copies.
+            last = Some(host);
+            rest = others;
+        }
+        drop(last);
+        Ok(())
+    }
+
+    fn copy(&mut self, host: &Arc<HostArena>, piece: usize) -> Result<()> {
+        let Some(segment) = self.store.layout.segments().get(piece) else {
+            return Err(Error::Msg(format!("{}: no piece {piece}", self.store.name)));
+        };
+        let mut lanes = Vec::with_capacity(segment.lanes.len());
+        for lane in &segment.lanes {
+            let to = DeviceLane::new(lane.dtype, lane.bytes, self.transfer.device())?;
+            let copied = self.transfer.copy(host, host.range(piece, lane.dtype), &to, 0);
+            lanes.push(to.tensor().clone());
+            // What was begun must end before the lane is freed.
+            copied.inspect_err(|_| self.order_frees())?;
+        }
+        let mark = self.transfer.mark_copies()?;
+        host.read_until(mark.clone());
+        if let Some(place) = self.places.get_mut(piece) {
+            *place = Place { lanes, arrived: Some(mark) };
+        }
+        Ok(())
+    }
+
+    /// Lets go of `pieces`. Nets over them must have been dropped, or they hold the memory on.
+    pub fn free(&mut self, pieces: &[usize]) {
+        self.order_frees();
+        for piece in pieces {
+            if let Some(place) = self.places.get_mut(*piece) {
+                *place = Place::default();
+            }
+        }
+    }
+
+    /// Memory is freed behind the computing; copies into it must be done by then. On a lost card there is nothing left
+    /// to order.
+    fn order_frees(&self) {
+        let running = |place: &Place| place.arrived.as_ref().is_some_and(|mark| !mark.has_passed());
+        if self.places.iter().any(running) {
+            let _ = self.transfer.mark_copies().and_then(|mark| self.transfer.compute_after(&mark));
+        }
+    }
+
+    /// Whether a piece is here or on its way.
+    pub fn holds(&self, piece: usize) -> bool {
+        self.places.get(piece).is_some_and(|place| place.arrived.is_some())
+    }
+
+    /// Bytes of the pieces that are here or on their way.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.store.pieces();
+        sizes.iter().enumerate().filter(|(piece, _)| self.holds(*piece)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Bytes of the pieces that have arrived.
+    pub fn arrived(&self) -> u64 {
+        let here = |place: &Place| place.arrived.as_ref().is_some_and(Mark::has_passed);
+        let sizes = self.store.pieces();
+        self.places.iter().zip(sizes).filter(|(place, _)| here(place)).map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Waits until all pieces have arrived.
+    pub fn wait(&self) {
+        for mark in self.places.iter().filter_map(|place| place.arrived.as_ref()) {
+            mark.wait();
+        }
+    }
+
+    /// What the net is built from: all pieces but the `streamed` ones have to be here. Computing that is asked for from now
+    /// on waits, on the device, for their copies. Streamed pieces pass through two slots each time that the net runs; with
+    /// `again`, the first of them come back ahead of the next run.
+    ///
+    /// # Errors
+    /// A piece is missing; a streamed one is no block, or there is no host copy to stream from; no room for the slots.
+    pub fn weights(&self, streamed: &[usize], again: bool) -> Result<Weights> {
+        let store = &self.store;
+        let name = &store.name;
+        if let Some(piece) =
+            (0..self.places.len()).find(|piece| !self.holds(*piece) && !streamed.contains(piece))
+        {
+            return Err(Error::Msg(format!("{name}: piece {piece} is not on the device")));
+        }
+        if let Some(piece) = streamed.iter().find(|piece| !store.blocks().any(|block| block == **piece)) {
+            return Err(Error::Msg(format!("{name}: piece {piece} cannot be streamed")));
+        }
+        let ring = match (streamed, store.host()) {
+            ([], _) => None,
+            (_, Some(host)) => Some(Ring::new(&store.layout, &host, &self.transfer, streamed, again)?),
+            (_, None) => return Err(Error::Msg(format!("{name}: streaming without a host copy"))),
+        };
+        // Copies end in order, so that waiting for those that still run is waiting for the last one.
+        for mark in self.places.iter().filter_map(|place| place.arrived.as_ref()) {
+            if !mark.has_passed() {
+                self.transfer.compute_after(mark)?;
+            }
+        }
+        let lanes = self.places.iter().map(|place| place.lanes.clone()).collect();
+        let lanes = Arc::new(DeviceLanes { lanes, streamed: streamed.to_vec(), ring });
+        let (layout, source) = (Arc::clone(&store.layout), Arc::clone(&store.source));
+        Ok(Weights::placed(layout, lanes, source, store.dtype, &store.device))
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.order_frees();
+    }
+}
+
+/// A model's memory on the device, as nets see it.
+struct DeviceLanes {
+    /// By piece.
+    lanes: Vec<Vec<Tensor>>,
+    streamed: Vec<usize>,
+    ring: Option<Arc<Ring>>,
+}
+
+impl Lanes for DeviceLanes {
+    fn lane(&self, segment: usize, dtype: DType) -> Option<Tensor> {
+        if self.is_streamed(segment) {
+            return None;
+        }
+        self.lanes.get(segment)?.iter().find(|lane| lane.dtype() == dtype).cloned()
+    }
+
+    fn is_streamed(&self, segment: usize) -> bool {
+        self.streamed.contains(&segment)
+    }
+
+    fn lend(&self, segment: usize) -> Result<Arc<dyn Lanes>> {
+        match &self.ring {
+            Some(ring) => Ring::lend(ring, segment),
+            None => Err(Error::Msg(format!("piece {segment} is not streamed"))),
+        }
+    }
+}

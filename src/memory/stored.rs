@@ -1,0 +1,74 @@
+//! [`Shelf`] over a [`Store`].
+
+use std::sync::Arc;
+
+use candle_core::Result;
+
+use super::schedule::Size;
+use super::shelf::{Arrival, Shelf};
+use super::store::{Parts, Store};
+use super::transfer::Transfer;
+use crate::models::weights::Weights;
+
+/// A model in a store.
+pub(super) struct Stored {
+    store: Arc<Store>,
+    transfer: Transfer,
+}
+
+impl Stored {
+    pub(super) fn new(store: Store, transfer: Transfer) -> Self {
+        Self { store: Arc::new(store), transfer }
+    }
+}
+
+impl Shelf for Stored {
+    fn size(&self) -> Size {
+        Size {
+            name: self.store.name().to_owned(),
+            pieces: self.store.pieces(),
+            slot: self.store.slot(),
+            host: self.store.host_bytes(),
+        }
+    }
+
+    fn is_on_host(&self) -> bool {
+        self.store.is_on_host()
+    }
+
+    fn read(&self) -> Result<()> {
+        self.store.load_host()
+    }
+
+    fn stop_reading(&self) {
+        self.store.stop_loading();
+    }
+
+    fn forget(&self) {
+        self.store.drop_host();
+    }
+
+    fn arrival(&self) -> Box<dyn Arrival> {
+        Box::new(self.store.parts(&self.transfer))
+    }
+}
+
+impl Arrival for Parts {
+    fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+        self.bring(pieces)
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        Self::wait(self);
+        Ok(())
+    }
+
+    fn weights(&mut self, streamed: &[usize]) -> Result<Weights> {
+        Self::weights(self, streamed, true)
+    }
+
+    fn free(&mut self, pieces: &[usize]) -> Result<()> {
+        Self::free(self, pieces);
+        Ok(())
+    }
+}

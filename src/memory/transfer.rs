@@ -1,0 +1,156 @@
+//! Copies from main memory to the device beside the computing: a stream of their own, and marks that order the two.
+//!
+//! On a CPU a copy is done when the call returns and marks have always passed, so the same callers run there. Must not
+//! know tensors' names or models.
+
+use candle_core::{Device, Result};
+
+use super::arena::{DeviceLane, HostArena};
+
+/// The copy stream of a device and its compute stream.
+#[derive(Clone)]
+pub struct Transfer {
+    device: Device,
+    #[cfg(feature = "cuda")]
+    bus: Option<crate::cuda::bus::Bus>,
+}
+
+impl Transfer {
+    /// For `device`; one for a device is enough, clones share it.
+    ///
+    /// # Errors
+    /// The card is lost.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "a CPU has no streams"))]
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Self {
+            #[cfg(feature = "cuda")]
+            bus: match device {
+                Device::Cuda(cuda) => Some(crate::cuda::bus::Bus::new(cuda)?),
+                _ => None,
+            },
+            device: device.clone(),
+        })
+    }
+
+    /// Where copies go.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Copies bytes `from` of `host` to `to`, `offset` bytes in. On a card it may return before the copy is done: until a
+    /// mark made afterwards has passed, the lane is not to be read and `host` not to be dropped (which
+    /// [`HostArena::read_until`] sees to).
+    ///
+    /// # Errors
+    /// A range outside of either, a lost card.
+    pub(super) fn copy(
+        &self,
+        host: &HostArena,
+        from: std::ops::Range<usize>,
+        to: &DeviceLane,
+        offset: usize,
+    ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Some(bus), Some(block)) = (&self.bus, to.block()) {
+            return bus.copy(host.memory().bytes(), from, super::pinned::PIECE, block, offset);
+        }
+        match host.memory().bytes().get(from.clone()) {
+            Some(bytes) => to.write(offset, bytes),
+            None => Err(candle_core::Error::Msg(format!("bytes {from:?} of {}", host.memory().len()))),
+        }
+    }
+
+    /// Passes when all copies so far are done.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn mark_copies(&self) -> Result<Mark> {
+        self.mark(
+            #[cfg(feature = "cuda")]
+            crate::cuda::bus::Bus::mark_copies,
+        )
+    }
+
+    /// Passes when all computing so far is done.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn mark_compute(&self) -> Result<Mark> {
+        self.mark(
+            #[cfg(feature = "cuda")]
+            crate::cuda::bus::Bus::mark_compute,
+        )
+    }
+
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, clippy::unnecessary_wraps))]
+    fn mark(
+        &self,
+        #[cfg(feature = "cuda")] make: fn(&crate::cuda::bus::Bus) -> Result<crate::cuda::bus::Event>,
+    ) -> Result<Mark> {
+        Ok(Mark {
+            #[cfg(feature = "cuda")]
+            event: self.bus.as_ref().map(make).transpose()?,
+        })
+    }
+
+    /// Computing that is asked for from now on waits, on the device, for `mark`.
+    ///
+    /// # Errors
+    /// The card is lost.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, clippy::unnecessary_wraps))]
+    pub fn compute_after(&self, mark: &Mark) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Some(bus), Some(event)) = (&self.bus, &mark.event) {
+            return bus.compute_after(event);
+        }
+        let _ = mark;
+        Ok(())
+    }
+
+    /// Copies that are asked for from now on wait, on the device, for `mark`.
+    ///
+    /// # Errors
+    /// The card is lost.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, clippy::unnecessary_wraps))]
+    pub fn copy_after(&self, mark: &Mark) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let (Some(bus), Some(event)) = (&self.bus, &mark.event) {
+            return bus.copy_after(event);
+        }
+        let _ = mark;
+        Ok(())
+    }
+
+    /// Waits until dropped device memory is back with the driver: it goes when the work that read it is done.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn settle(&self) -> Result<()> {
+        self.device.synchronize()
+    }
+}
+
+/// A point in a stream's work. Clones are the same point.
+#[derive(Clone)]
+pub struct Mark {
+    #[cfg(feature = "cuda")]
+    event: Option<crate::cuda::bus::Event>,
+}
+
+impl Mark {
+    /// Whether the work before it is done. A lost card says yes, and the next call on it says why.
+    pub fn has_passed(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.event.as_ref().is_none_or(crate::cuda::bus::Event::has_passed);
+        #[cfg(not(feature = "cuda"))]
+        true
+    }
+
+    /// Waits for it. A lost card ends the wait, and the next call on it says why.
+    pub fn wait(&self) {
+        #[cfg(feature = "cuda")]
+        if let Some(event) = &self.event {
+            event.wait();
+        }
+    }
+}
