@@ -57,6 +57,7 @@ fn models(flux: &str) -> ModelConfig {
         segmentation: at("birefnet"),
         device: None,
         dtype: None,
+        quantization: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn engine_of(models: ModelConfig) -> RealEngine {
         caches: Caches { roots: Vec::new() },
         fonts: Arc::new(FontLibrary::without_system(Vec::new())),
         device: Device::Cpu,
+        quantisation: marquee::models::device::Quantisation::None,
         dtype: DType::F32,
         limits: Limits::default(),
     })

@@ -14,6 +14,8 @@ use crate::input::InputLimits;
 use crate::memory::Limits;
 #[cfg(feature = "models")]
 use crate::models::checkpoint::Caches;
+#[cfg(feature = "models")]
+use crate::models::device::{Quantisation, quantisation};
 use crate::output::{Bucket, BucketError};
 use crate::progress::Statistics;
 use crate::worker::{Executor, Shared, Worker};
@@ -61,9 +63,18 @@ fn real_engine(
 ) -> Result<Box<dyn Engine>, String> {
     let build = || -> Result<RealEngine, Box<dyn std::error::Error>> {
         let (target, dtype) = super::models::place(models)?;
+        let quantisation = models.quantization.as_deref().map_or(Ok(Quantisation::None), quantisation)?;
         let caches = Caches::from_vars(|name| std::env::var(name).ok());
         let (models, limits) = (models.clone(), Limits::from(engine));
-        Ok(RealEngine::new(Setup { models, caches, fonts, device: target.open()?, dtype, limits })?)
+        Ok(RealEngine::new(Setup {
+            models,
+            caches,
+            fonts,
+            device: target.open()?,
+            dtype,
+            quantisation,
+            limits,
+        })?)
     };
     match build() {
         Ok(engine) => Ok(Box::new(engine)),

@@ -19,6 +19,8 @@ pub struct ModelConfig {
     pub device: Option<String>,
     /// `DTYPE`: `f32`, `bf16` or `f16`; default bf16 on a card, f32 on a CPU.
     pub dtype: Option<String>,
+    /// `QUANTIZATION`: `none` (default) or `fp8`, for FLUX's blocks.
+    pub quantization: Option<String>,
 }
 
 /// The FLUX checkpoint.
@@ -78,6 +80,7 @@ struct Raw {
     segmentation_model: Option<String>,
     device: Option<String>,
     dtype: Option<String>,
+    quantization: Option<String>,
 }
 
 impl ModelConfig {
@@ -100,6 +103,7 @@ impl ModelConfig {
             segmentation: raw.segmentation_model.unwrap_or_else(|| "ZhengPeng7/BiRefNet".to_owned()),
             device: raw.device,
             dtype: raw.dtype,
+            quantization: raw.quantization,
         }
     }
 }

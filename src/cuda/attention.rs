@@ -2,9 +2,10 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
 
-use candle_core::{DType, Layout, Result, Tensor};
+use candle_core::{CudaDevice, DType, Layout, Result, Tensor};
 
 use super::launch::{self, Stream, View};
 
@@ -149,6 +150,71 @@ pub fn attention_into(
     };
     launch::check("marquee_attention", code)?;
     Ok(true)
+}
+
+/// Attention out of one contiguous tensor (batch, tokens, q then k then v of `heads`), written into the first columns of
+/// another (batch, tokens, `out_columns`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fused {
+    /// Pictures.
+    pub batch: usize,
+    /// Queries, which are the keys too.
+    pub tokens: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Channels of a head.
+    pub dim: usize,
+    /// Columns of what is written to.
+    pub out_columns: usize,
+}
+
+/// Makes the plans of `shapes` on a thread of its own, once in a process: cuDNN takes up to a second for the first, in which
+/// other work can go on. What fails here fails again, and is told, when the attention is asked for.
+#[allow(unsafe_code)]
+pub fn warm(card: &CudaDevice, dtype: DType, shapes: [Fused; 2]) {
+    static DONE: Mutex<Vec<(DType, [Fused; 2])>> = Mutex::new(Vec::new());
+    let Some(format) = launch::format(dtype) else { return };
+    {
+        let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.contains(&(dtype, shapes)) {
+            return;
+        }
+        done.push((dtype, shapes));
+    }
+    let stream = card.cuda_stream();
+    let work = move || {
+        if stream.context().bind_to_thread().is_err() {
+            return;
+        }
+        for shape in shapes {
+            let Fused { batch, tokens, heads, dim, out_columns } = shape;
+            let strides = |columns: usize| [tokens * columns, columns, dim].map(|stride| stride as i64);
+            let qkv = strides(3 * heads * dim);
+            let arguments = Arguments {
+                batch: batch as i64,
+                heads: heads as i64,
+                queries: tokens as i64,
+                keys: tokens as i64,
+                dim: dim as i64,
+                q_stride: qkv,
+                k_stride: qkv,
+                v_stride: qkv,
+                o_stride: strides(out_columns),
+                bias_batch: 0,
+                bias_heads: 0,
+                bias_stride: [0; 3],
+                format,
+                bias_format: 0,
+                causal: 0,
+                scale: (1.0 / (dim as f64).sqrt()) as f32,
+            };
+            // SAFETY: preparing reads no tensor; the stream lives as long as this closure.
+            unsafe { marquee_attention_prepare(&raw const arguments, 0, stream.cu_stream().cast()) };
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("attention-plans".to_owned()).spawn(work) {
+        tracing::debug!(%error, "attention plans are made at first use");
+    }
 }
 
 /// Distances of batches, tokens and heads; `None` unless channels are adjacent and rows begin at multiples of 16 bytes.

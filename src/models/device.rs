@@ -17,6 +17,11 @@ pub enum DeviceError {
     /// Not one of the words.
     #[error("DTYPE={0}: expected f32, bf16 or f16")]
     UnknownDtype(String),
+    /// Not one of the words.
+    #[error(
+        "QUANTIZATION={0}: expected none or fp8; weights in GGUF blocks are chosen by naming such a file in FLUX_TRANSFORMER"
+    )]
+    UnknownQuantisation(String),
     /// This program was built without the feature `cuda`.
     #[error("DEVICE={0}: this program was built for the CPU only; use the CUDA build, or DEVICE=cpu")]
     NotBuilt(Target),
@@ -111,6 +116,28 @@ pub fn dtype(text: &str) -> Result<DType, DeviceError> {
         "bf16" => Ok(DType::BF16),
         "f16" => Ok(DType::F16),
         _ => Err(DeviceError::UnknownDtype(text.to_owned())),
+    }
+}
+
+/// What FLUX's blocks are rounded to beyond `DTYPE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quantisation {
+    /// Nothing.
+    #[default]
+    None,
+    /// e4m3 with a scale a row, weights and what they meet; see `ops::Eight`.
+    Fp8,
+}
+
+/// `none` or `fp8`, in any case.
+///
+/// # Errors
+/// [`DeviceError::UnknownQuantisation`].
+pub fn quantisation(text: &str) -> Result<Quantisation, DeviceError> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "none" => Ok(Quantisation::None),
+        "fp8" => Ok(Quantisation::Fp8),
+        _ => Err(DeviceError::UnknownQuantisation(text.to_owned())),
     }
 }
 

@@ -12,10 +12,10 @@ use super::runs::FluxRun;
 use super::watch::{Progress, StepWatch};
 use crate::input::Plan;
 use crate::models::PipelineError;
-use crate::models::flux::Conditioner;
 use crate::models::flux::pipeline::{
     Conditioning, Denoiser, Prompt, Start, decode, denoise, prepare, prepare_noise, timesteps,
 };
+use crate::models::flux::{Conditioner, warm};
 use crate::progress::SubStep;
 
 /// T5 tokens of FLUX.1-dev; the distilled schnell was trained on half as many.
@@ -43,6 +43,9 @@ pub fn read(
     sub_step: SubStep,
 ) -> Result<Vec<Read>, Fault> {
     let words = if nets.guidance { DEV_WORDS } else { SCHNELL_WORDS };
+    let cell = 2 * nets.vae_config.shrink() as u32;
+    let (rows, columns) = ((plan.height / cell) as usize, (plan.width / cell) as usize);
+    warm(&nets.transformer_config, (words, rows, columns), nets.dtype, journey.device());
     // Every run's prompts in a row, each followed by what to avoid.
     let texts: Vec<&str> = runs
         .iter()

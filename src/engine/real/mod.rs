@@ -31,6 +31,7 @@ use crate::imaging::fonts::FontLibrary;
 use crate::input::Plan;
 use crate::memory::{Limits, Memory, MemoryError};
 use crate::models::checkpoint::Caches;
+use crate::models::device::Quantisation;
 use crate::progress::SubStep;
 use fault::Fault;
 use itinerary::{itinerary, stops};
@@ -51,6 +52,8 @@ pub struct Setup {
     pub device: Device,
     /// FLUX's compute dtype; the others' follow from it ([`nets::Dtypes`]).
     pub dtype: DType,
+    /// Of FLUX's blocks.
+    pub quantisation: Quantisation,
     /// What memory may use.
     pub limits: Limits,
 }
@@ -71,9 +74,9 @@ impl RealEngine {
     /// # Errors
     /// The device does not answer.
     pub fn new(setup: Setup) -> Result<Self, MemoryError> {
-        let Setup { models, caches, fonts, device, dtype, limits } = setup;
+        let Setup { models, caches, fonts, device, dtype, quantisation, limits } = setup;
         let memory = Memory::new(&device, limits)?;
-        let nets = Nets::new(models, caches, dtype, device.clone());
+        let nets = Nets::new(models, caches, (dtype, quantisation), device.clone());
         Ok(Self { nets, memory, fonts, device, lost: None })
     }
 

@@ -17,7 +17,8 @@ use crate::models::birefnet::BiRefNet;
 use crate::models::checkpoint::{
     Caches, CheckpointError, FluxCheckpoint, NetFiles, SdxlCheckpoint, SdxlControlNet, open_birefnet,
 };
-use crate::models::flux::{Conditioner, Transformer};
+use crate::models::device::Quantisation;
+use crate::models::flux::{Conditioner, FluxConfig, Transformer};
 use crate::models::schedulers::{EulerDiscrete, FlowMatch};
 use crate::models::sdxl::{ControlNet, Unet};
 use crate::models::text_encoders::clip::ClipText;
@@ -59,6 +60,7 @@ pub struct FluxNets {
     pub(super) t5: Handle<T5Encoder>,
     pub(super) conditioner: Handle<Conditioner>,
     pub(super) transformer: Handle<Transformer>,
+    pub(super) transformer_config: FluxConfig,
     pub(super) vae: Handle<Vae>,
     pub(super) vae_config: VaeConfig,
     pub(super) scheduler: FlowMatch,
@@ -83,6 +85,7 @@ pub struct Nets {
     config: ModelConfig,
     caches: Caches,
     dtypes: Dtypes,
+    quantisation: Quantisation,
     device: Device,
     roster: Roster,
     flux: Option<FluxNets>,
@@ -93,12 +96,18 @@ pub struct Nets {
 
 impl Nets {
     /// Opens nothing. Hub ids are looked up in `caches`.
-    pub fn new(config: ModelConfig, caches: Caches, dtype: DType, device: Device) -> Self {
+    pub fn new(
+        config: ModelConfig,
+        caches: Caches,
+        (dtype, quantisation): (DType, Quantisation),
+        device: Device,
+    ) -> Self {
         let (dtypes, roster) = (Dtypes::of(dtype), Roster::new());
         Self {
             config,
             caches,
             dtypes,
+            quantisation,
             device,
             roster,
             flux: None,
@@ -186,6 +195,7 @@ impl Nets {
 
     fn register_flux(&mut self, files: &FluxCheckpoint, memory: &mut Memory) -> Result<FluxNets, Fault> {
         let dtype = self.dtypes.flux;
+        let eight = self.quantisation == Quantisation::Fp8;
         let mut registrar = Registrar { memory, roster: &mut self.roster };
         let FluxCheckpoint { transformer, text_encoder, text_encoder_2, vae, .. } = files.clone();
         let (flux, vae_config) = (transformer.config.clone(), vae.config.clone());
@@ -200,12 +210,14 @@ impl Nets {
                 Conditioner::new(&flux, w)
             })?;
         let guidance = transformer.config.guidance_embeds;
+        let transformer_config = transformer.config.clone();
         let transformer = registrar.add(Net::FluxTransformer, transformer.source, dtype, move |w| {
-            Transformer::new(&transformer.config, w)
+            Transformer::new(&transformer.config, &w.in_eight(eight))
         })?;
         let vae = registrar
             .add(Net::FluxVae, vae.source, vae.config.safe_dtype(dtype), move |w| Vae::new(&vae.config, w))?;
         Ok(FluxNets {
+            transformer_config,
             clip_tokenizer: Clip::from_folder(&files.tokenizer)?,
             t5_tokenizer: T5::from_folder(&files.tokenizer_2)?,
             clip,

@@ -1,11 +1,37 @@
 //! Attention over all tokens of a block, out of a fused projection and into a place of the caller's choice.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
+use super::config::FluxConfig;
+#[cfg(feature = "cuda")]
+use crate::cuda::attention::Fused;
 use crate::models::ops::{self, QkNorm, RopeTable};
 
 /// Of every norm in every block.
 pub(super) const EPS: f64 = 1e-6;
+
+/// Lets a card get ready for pictures of `rows` x `columns` packed tokens with `words` words, while other work goes on:
+/// otherwise the first step waits for it. Nothing on a CPU.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "a CPU needs no preparation"))]
+pub fn warm(
+    config: &FluxConfig,
+    (words, rows, columns): (usize, usize, usize),
+    dtype: DType,
+    device: &Device,
+) {
+    #[cfg(feature = "cuda")]
+    if let Some(card) = crate::cuda::launch::card(device) {
+        let tokens = words + rows * columns;
+        let (heads, dim) = (config.num_attention_heads, config.attention_head_dim);
+        let into = |out_columns| Fused { batch: 1, tokens, heads, dim, out_columns };
+        // The double blocks', and the single blocks', which write beside their feed forward.
+        crate::cuda::attention::warm(
+            card,
+            dtype,
+            [into(config.inner()), into(config.inner() + config.mlp())],
+        );
+    }
+}
 
 /// Normalises and rotates q and k of `qkv` (batch, tokens, q then k then v; contiguous) where they lie, attends, and writes
 /// the heads side by side into the first columns of `out` (batch, tokens, at least `heads` x head dim; contiguous). The

@@ -12,6 +12,7 @@ mod config;
 pub mod pipeline;
 mod transformer;
 
+pub use attention::warm;
 pub use blocks::{DoubleBlock, SingleBlock};
 pub use conditioner::{Conditioner, Modulation, StepModulation};
 pub use config::FluxConfig;
