@@ -259,6 +259,8 @@ impl Event {
 
     /// Whether the work before it is done, or failed.
     pub fn has_passed(&self) -> bool {
+        let context = self.0.context();
+        context.record_err(context.bind_to_thread());
         !matches!(self.0.try_is_complete(), Ok(false))
     }
 
