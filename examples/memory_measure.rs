@@ -51,9 +51,8 @@ fn main() -> Outcome<()> {
     let base = in_use(&device)?;
 
     let source = Arc::clone(&files.transformer.source);
-    let store = Arc::new(Store::new("FLUX", source, dtype, &device, |w| {
-        Transformer::new(&config, w).map(drop)
-    })?);
+    let store =
+        Arc::new(Store::new("FLUX", source, dtype, &device, |w| Transformer::new(&config, w).map(drop))?);
     let bytes = store.bytes();
     let mut out = serde_json::Map::new();
     let mut put = |name: &str, value: Value| {
