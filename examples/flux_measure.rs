@@ -10,15 +10,12 @@
 //! `RESULT` gets `prompt_embeds`, `pooled`, `noise`, `prediction`, `latents` and `image`; the times are printed as JSON.
 //! `DEVICE` and `DTYPE` as everywhere. `scripts/gpu/compare_flux.py` calls this.
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::time::Instant;
+mod measure;
 
-use candle_core::{DType, Device, Tensor};
+use std::ops::ControlFlow;
+
+use candle_core::{Device, Tensor};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
-use marquee::models::device::{self, Target};
 use marquee::models::flux::pipeline::{
     Denoiser, Guidance, Settings, Start, Watch, decode, denoise, encode, prepare,
 };
@@ -27,28 +24,21 @@ use marquee::models::schedulers::FlowMatch;
 use marquee::models::text_encoders::clip::ClipText;
 use marquee::models::text_encoders::t5::T5Encoder;
 use marquee::models::vae::Vae;
+use measure::{Clock, Marks, Outcome, Peak, Results, arguments, place};
 use serde_json::json;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
-
 fn main() -> Outcome<()> {
-    let mut arguments = std::env::args().skip(1);
-    let mut argument =
-        || arguments.next().ok_or("usage: flux_measure MODEL REQUEST.safetensors RESULT.safetensors");
-    let (model, request, result) = (argument()?, argument()?, argument()?);
-    let target: Target =
-        std::env::var("DEVICE").map_or_else(|_| Ok(Target::default()), |text| text.parse())?;
-    let dtype = match std::env::var("DTYPE") {
-        Ok(text) => device::dtype(&text)?,
-        Err(_) => target.default_dtype(),
-    };
+    let [model, request, result] = arguments("flux_measure MODEL REQUEST.safetensors RESULT.safetensors")?;
+    let (target, dtype) = place()?;
+    let mut peak = Peak::start(target);
     let mut clock = Clock::start();
     let device = target.open()?;
     clock.lap("open_device", &device)?;
-    let request = Request::read(Path::new(&request), &device)?;
+    Peak::stage(&mut peak, "context");
+    let request = Request::read(&request, &device)?;
     let checkpoint = FluxCheckpoint::open(&model, &Replacements::default(), &Caches::default())?;
     clock.lap("open_checkpoint", &device)?;
-    let mut out = HashMap::new();
+    let mut out = Results::default();
 
     let clip =
         ClipText::new(&checkpoint.text_encoder.config, &checkpoint.text_encoder.weights(dtype, &device))?;
@@ -65,6 +55,7 @@ fn main() -> Outcome<()> {
     };
     clock.lap("encode", &device)?;
     drop((clip, t5));
+    Peak::stage(&mut peak, "text_encoders");
     out.insert("prompt_embeds", prompt.embeds.clone());
     out.insert("pooled", prompt.pooled.clone());
 
@@ -95,10 +86,12 @@ fn main() -> Outcome<()> {
     let denoiser = Denoiser::new(&transformer, &conditioner, &guidance, prepared.timesteps())?;
     drop(conditioner);
     clock.lap("modulation_of_all_steps", &device)?;
-    let mut steps = Steps { device: &device, last: Instant::now(), milliseconds: Vec::new() };
+    Peak::stage(&mut peak, "load_and_first_prediction");
+    let mut steps = Steps(Marks::new(&device));
     let latents = denoise(&denoiser, &prepared, &mut steps)?;
     clock.lap("denoise", &device)?;
-    let milliseconds = steps.milliseconds;
+    let milliseconds = steps.0.milliseconds;
+    Peak::stage(&mut peak, "denoise");
     drop(decode(&vae, &latents, prepared.width, prepared.height)?);
     clock.lap("decode_first", &device)?;
     let image = decode(&vae, &latents, prepared.width, prepared.height)?.swap_remove(0);
@@ -107,16 +100,14 @@ fn main() -> Outcome<()> {
     let shape = (image.height() as usize, image.width() as usize, 3);
     out.insert("image", Tensor::from_vec(image.into_raw(), shape, &Device::Cpu)?);
 
-    let out: HashMap<_, _> =
-        out.into_iter().map(|(key, tensor)| Ok((key, host(&tensor)?))).collect::<candle_core::Result<_>>()?;
-    candle_core::safetensors::save(&out, &result)?;
-    let memory = device::memory(&device)?.map(|memory| memory.total - memory.free);
+    Peak::stage(&mut peak, "vae");
+    out.write(&result)?;
     let report = json!({
         "device": target.to_string(),
         "dtype": dtype.as_str(),
-        "milliseconds": clock.laps.into_iter().collect::<serde_json::Map<_, _>>(),
+        "milliseconds": clock.laps(),
         "step_milliseconds": milliseconds,
-        "memory_in_use_bytes": memory,
+        "peak_bytes": Peak::stages(peak),
     });
     println!("{report}");
     Ok(())
@@ -133,74 +124,31 @@ struct Request {
 }
 
 impl Request {
-    fn read(path: &Path, device: &Device) -> Outcome<Self> {
-        let bytes = std::fs::read(path)?;
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let field = |name: &str| {
-            metadata.get(name).ok_or_else(|| format!("{}: no {name} in the metadata", path.display()))
-        };
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
-        let tensor =
-            |name: &str| tensors.get(name).ok_or_else(|| format!("{}: no tensor {name}", path.display()));
-        let ids =
-            |name: &str| -> Outcome<Vec<Vec<u32>>> { Ok(tensor(name)?.to_dtype(DType::U32)?.to_vec2()?) };
+    fn read(path: &str, device: &Device) -> Outcome<Self> {
+        let file = measure::Request::read(path)?;
+        let tensor = |name: &str| -> Outcome<Tensor> { Ok(file.tensor(name)?.to_device(device)?) };
         Ok(Self {
-            clip_ids: ids("clip_ids")?,
-            t5_ids: ids("t5_ids")?,
-            prompt_embeds: tensor("prompt_embeds")?.to_device(device)?,
-            pooled: tensor("pooled")?.to_device(device)?,
-            latents: tensor("latents")?.to_device(device)?,
-            guidance: field("guidance")?.parse()?,
+            clip_ids: file.ids("clip_ids")?,
+            t5_ids: file.ids("t5_ids")?,
+            prompt_embeds: tensor("prompt_embeds")?,
+            pooled: tensor("pooled")?,
+            latents: tensor("latents")?,
+            guidance: file.field("guidance")?,
             settings: Settings {
-                width: field("width")?.parse()?,
-                height: field("height")?.parse()?,
-                steps: field("steps")?.parse()?,
-                seed: field("seed")?.parse()?,
+                width: file.field("width")?,
+                height: file.field("height")?,
+                steps: file.field("steps")?,
+                seed: file.field("seed")?,
             },
         })
     }
 }
 
-/// Wall time between points at which the device has finished.
-struct Clock {
-    last: Instant,
-    laps: Vec<(String, serde_json::Value)>,
-}
-
-impl Clock {
-    fn start() -> Self {
-        Self { last: Instant::now(), laps: Vec::new() }
-    }
-
-    fn lap(&mut self, name: &str, device: &Device) -> candle_core::Result<()> {
-        device.synchronize()?;
-        let elapsed = self.last.elapsed().as_secs_f64() * 1e3;
-        self.laps.push((name.to_owned(), ((elapsed * 10.0).round() / 10.0).into()));
-        eprintln!("{name}: {elapsed:.1} ms");
-        self.last = Instant::now();
-        Ok(())
-    }
-}
-
-struct Steps<'a> {
-    device: &'a Device,
-    last: Instant,
-    milliseconds: Vec<f64>,
-}
+struct Steps<'a>(Marks<'a>);
 
 impl Watch for Steps<'_> {
-    fn step(&mut self, done: u32, _: u32, _: &Tensor) -> ControlFlow<()> {
-        // A device that is lost says so at the next tensor.
-        let _ = self.device.synchronize();
-        if done > 0 {
-            self.milliseconds.push((self.last.elapsed().as_secs_f64() * 1e4).round() / 10.0);
-        }
-        self.last = Instant::now();
+    fn step(&mut self, _: u32, _: u32, _: &Tensor) -> ControlFlow<()> {
+        self.0.mark();
         ControlFlow::Continue(())
     }
-}
-
-fn host(tensor: &Tensor) -> candle_core::Result<Tensor> {
-    tensor.to_device(&Device::Cpu)?.contiguous()
 }

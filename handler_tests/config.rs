@@ -21,6 +21,7 @@ fn an_empty_environment_is_a_valid_configuration() {
     assert_eq!(config.worker.concurrency, 1);
     assert_eq!(config.worker.job_timeout, Duration::from_secs(600));
     assert_eq!(config.engine.auto_unload_default, AutoUnload::Yes);
+    assert_eq!((config.engine.gpu_budget, config.engine.host_budget), (None, None));
     assert_eq!(config.worker.statistics_file, None);
     assert!(config.bucket.is_none());
 }
@@ -38,6 +39,8 @@ fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
         ("MARQUEE_CONCURRENCY", "0"),
         ("RUNPOD_PING_INTERVAL", "soon"),
         ("AUTO_UNLOAD_DEFAULT", "perhaps"),
+        ("GPU_BUDGET", "plenty"),
+        ("HOST_BUDGET", "120%"),
         ("RUNPOD_LOG_LEVEL", "LOUD"),
         ("BUCKET_ENDPOINT_URL", "http://127.0.0.1:9000"),
         ("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1/job-take/$ID"),
@@ -47,13 +50,15 @@ fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
         "MARQUEE_CONCURRENCY=0: expected a number from 1 to 64",
         "RUNPOD_PING_INTERVAL=soon: expected a number from 1000 to 3600000",
         "AUTO_UNLOAD_DEFAULT=perhaps: expected true, false or auto",
+        "GPU_BUDGET=plenty: expected a size such as 22GiB, a share such as 80%, or off",
+        "HOST_BUDGET=120%: expected a size such as 22GiB",
         "RUNPOD_LOG_LEVEL=LOUD: expected one of TRACE, DEBUG, INFO, WARN, ERROR",
         "BUCKET_ENDPOINT_URL is set, so",
         "RUNPOD_WEBHOOK_POST_OUTPUT is missing",
     ] {
         assert!(problems.iter().any(|p| p.contains(expected)), "{expected} not in {problems:#?}");
     }
-    assert_eq!(problems.len(), 6, "{problems:#?}");
+    assert_eq!(problems.len(), 8, "{problems:#?}");
 }
 
 #[test]

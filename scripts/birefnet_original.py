@@ -5,6 +5,7 @@ torchvision (deformable convolution) and timm. What inference does not use of th
 replaced by a few lines, so that it runs on machines without those packages.
 """
 
+import math
 import sys
 import types
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 
 # Sizes of the published net: Swin v1 L. `config.json` of a checkpoint may override them (tiny checkpoints do).
 PUBLISHED = {"embed_dim": 192, "depths": [2, 2, 18, 2], "num_heads": [6, 12, 24, 48], "window_size": 12}
+
+
+STUBBED = ("kornia", "einops", "dataset", "huggingface_hub")
 
 
 def _rearrange(x, pattern, hg, wg):
@@ -44,13 +48,14 @@ def build(checkout, backbone=None):
     if not (checkout / "models/birefnet.py").is_file():
         raise SystemExit(f"{checkout}: expected a checkout of BiRefNet's repository (models/birefnet.py is missing)")
     sizes = dict(backbone or PUBLISHED)
+    before = dict(sys.modules)
+    for name in [name for name in sys.modules if name == "config" or name.split(".")[0] == "models"]:
+        del sys.modules[name]
     _stub("kornia")
     _stub("kornia.filters", laplacian=None)
     _stub("einops", rearrange=_rearrange)
     _stub("dataset", class_labels_TR_sorted=[])
-    _stub("huggingface_hub", PyTorchModelHubMixin=_Hub) if "huggingface_hub" not in sys.modules else None
-    for name in [name for name in sys.modules if name == "config" or name.split(".")[0] == "models"]:
-        del sys.modules[name]
+    _stub("huggingface_hub", PyTorchModelHubMixin=_Hub)
     sys.path.insert(0, str(checkout))
     try:
         import config
@@ -76,6 +81,10 @@ def build(checkout, backbone=None):
         return net
     finally:
         sys.path.remove(str(checkout))
+        # Other libraries want the real ones.
+        for name in [name for name in sys.modules if name.split(".")[0] in (*STUBBED, "config", "models")]:
+            del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if name not in sys.modules})
 
 
 def training_only(key):
@@ -83,6 +92,22 @@ def training_only(key):
     return key.startswith(("decoder.conv_ms_spvn_", "decoder.gdt_convs_pred_")) or key.endswith(
         ("num_batches_tracked", "relative_position_index")
     )
+
+
+def recipe(key, shape):
+    """(kind, scale, shift) of random weights: activations near 1, offsets of deformable convolutions of a pixel or two.
+
+    `randn` or `abs_randn` (its absolute value) is scaled, then shifted. What starts at 0 or 1 in training is neither here.
+    """
+    if key.endswith("running_var"):
+        return "abs_randn", 0.25, 0.75
+    if key.endswith("running_mean"):
+        return "randn", 0.1, 0.0
+    if key.endswith("relative_position_bias_table"):
+        return "randn", 0.5, 0.0
+    if len(shape) == 1:
+        return ("randn", 0.1, 1.0) if key.endswith("weight") else ("randn", 0.05, 0.0)
+    return "randn", (1.5 if "offset_conv" in key else 1.0) / math.sqrt(math.prod(shape[1:])), 0.0
 
 
 @torch.no_grad()

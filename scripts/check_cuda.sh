@@ -12,6 +12,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 eval "$(scripts/setup_cuda.sh "${CUDA_COMPUTE_CAP:-80}")"
+eval "$(scripts/setup_cudnn.sh)"
+# One architecture shows what does not compile; a release builds all (see build.rs).
+export MARQUEE_CUDA_ARCHS="${MARQUEE_CUDA_ARCHS:-90a}"
 
 shim="$PWD/target/cuda-check/shim"
 mkdir -p "$shim/bin"

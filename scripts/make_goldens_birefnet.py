@@ -8,7 +8,6 @@ The environment is that of make_goldens.py; CHECKOUT is BiRefNet's repository (s
 of a Pillow image is Pillow's, ToTensor and Normalize are three operations in f32, ToPILImage is `mul(255).byte()`.
 """
 
-import math
 import sys
 import zlib
 from pathlib import Path
@@ -28,27 +27,13 @@ SIZE = 64
 WIDTH, HEIGHT = 101, 67
 
 
-def recipe(key, shape):
-    """(kind, scale, shift): activations near 1; what starts at 0 or 1 in training is neither here, offsets reach two pixels."""
-    inputs = math.prod(shape[1:])
-    if key.endswith("running_var"):
-        return "abs_randn", 0.25, 0.75
-    if key.endswith("running_mean"):
-        return "randn", 0.1, 0.0
-    if key.endswith("relative_position_bias_table"):
-        return "randn", 0.5, 0.0
-    if len(shape) == 1:
-        return ("randn", 0.1, 1.0) if key.endswith("weight") else ("randn", 0.05, 0.0)
-    return "randn", (1.5 if "offset_conv" in key else 1.0) / math.sqrt(inputs), 0.0
-
-
 def component(folder, name, net, classname, config, salt=""):
     """Registers a net under `config` and gives it the described weights. `salt` tells two nets' equal keys apart."""
     weights, state = [], {}
     for key, tensor in net.state_dict().items():
         if original.training_only(key):
             continue
-        kind, scale, shift = recipe(key, tensor.shape)
+        kind, scale, shift = original.recipe(key, tensor.shape)
         seed = zlib.crc32((salt + key).encode())
         drawn = draw(tensor.shape, seed)
         state[key] = (drawn.abs() if kind == "abs_randn" else drawn) * scale + shift
@@ -90,22 +75,22 @@ def main(checkout, target):
     component(folder, "birefnet", net, "BiRefNet", {"backbone": TINY, "size": SIZE})
 
     for name, (height, width), seed in (("wide", (128, 160), 1128), ("square", (256, 256), 1256)):
-        recipe_ = {"shape": [1, 3, height, width], "seed": seed}
-        x = draw(**recipe_)
+        drawn_by = {"shape": [1, 3, height, width], "seed": seed}
+        x = draw(**drawn_by)
         expected = {}
         if name == "wide":
             expected |= {f"x{index}": feature for index, feature in enumerate(original.features(net, x), 1)}
         expected["logits"] = original.logits(net, x)
         assert expected["logits"].std() > 0.1, "flat logits prove nothing"
-        folder.case(name, "birefnet", {"net": "birefnet"}, {}, {"x": recipe_}, expected)
+        folder.case(name, "birefnet", {"net": "birefnet"}, {}, {"x": drawn_by}, expected)
 
     layer = net.DeformableConv2d(8, 6, kernel_size=7, padding=3).eval().requires_grad_(False)
     config = {"inputs": 8, "outputs": 6, "kernel": 7}
     component(folder, "deformable", layer, "DeformableConv2d", config, "deformable/")
-    recipe_ = {"shape": [2, 8, 13, 17], "seed": 1317}
-    x = draw(**recipe_)
+    drawn_by = {"shape": [2, 8, 13, 17], "seed": 1317}
+    x = draw(**drawn_by)
     assert layer.offset_conv(x).abs().max() > 3, "offsets that stay inside prove nothing"
-    folder.case("deformable", "deformable_convolution", {"layer": "deformable"}, {}, {"x": recipe_}, {"y": layer(x)})
+    folder.case("deformable", "deformable_convolution", {"layer": "deformable"}, {}, {"x": drawn_by}, {"y": layer(x)})
 
     random = np.random.default_rng(20)
     ramp = np.linspace(0, 200, WIDTH)[None, :, None] + np.linspace(0, 30, HEIGHT)[:, None, None]

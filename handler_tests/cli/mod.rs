@@ -6,6 +6,8 @@ mod jobs;
 #[cfg(feature = "models")]
 mod models;
 mod modes;
+#[cfg(feature = "models")]
+mod plan;
 mod signals;
 mod soak;
 

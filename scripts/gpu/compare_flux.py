@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Holds marquee's FLUX against diffusers' on the same files, seed and token ids, and prints what both are worth.
 
-    python3 scripts/gpu/make_full_size_flux.py /tmp/flux-random
-    python3 scripts/gpu/compare_flux.py /tmp/flux-random --program target/release/examples/flux_measure \\
+    python3 scripts/gpu/make_full_size.py /tmp/marquee-full --only flux
+    python3 scripts/gpu/compare_flux.py /tmp/marquee-full/flux --program target/release/examples/flux_measure \\
         --output docs/measurements/flux-parity-h100.json
 
 diffusers runs in bf16 and, as the reference, in f32 with TF32 off; marquee in bf16 and f32. Three comparisons:
@@ -23,30 +23,16 @@ Exits 1 on a miss. Needs a GPU with 80 GB, torch, diffusers, transformers.
 import argparse
 import gc
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-ONE_STEP_FACTOR = 1.1
-PSNR_SLACK_DB = 1.0
-F32_RELATIVE = 1e-4
-
-
-def relative(found, reference):
-    found, reference = found.double().cpu(), reference.double().cpu()
-    return ((found - reference).norm() / reference.norm()).item()
-
-
-def psnr(found, reference):
-    error = (found.double() - reference.double()).square().mean().item()
-    return float("inf") if error == 0 else 10 * torch.log10(torch.tensor(255.0**2 / error)).item()
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from comparison import F32_RELATIVE, FACTOR, PSNR_SLACK_DB, exact_f32, measured, median, psnr, relative
 
 
 def token_ids(seed):
@@ -167,24 +153,6 @@ class Diffusers:
         return image, latents, steps, decode_ms
 
 
-def marquee(args, dtype, request, work):
-    result = work / f"marquee-{dtype}.safetensors"
-    environment = dict(os.environ, DEVICE=args.device, DTYPE=dtype)
-    command = [args.program, str(args.folder), str(request), str(result)]
-    started = time.perf_counter()
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=args.timeout)
-    if done.returncode:
-        print(f"{' '.join(command)} ({dtype}) ended with {done.returncode}", file=sys.stderr)
-        return None, None
-    report = json.loads(done.stdout.splitlines()[-1])
-    report["process_ms"] = 1e3 * (time.perf_counter() - started)
-    return load_file(result), report
-
-
-def median(times):
-    return statistics.median(times) if times else None
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="checkpoint in diffusers' layout")
@@ -201,9 +169,7 @@ def main():
     parser.add_argument("--timeout", type=float, default=240, help="seconds for one run of marquee")
     args = parser.parse_args()
 
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    exact_f32()
     device = torch.device(args.device)
     work = Path(tempfile.mkdtemp(prefix="compare-flux-"))
     rows, columns = args.height // 16, args.width // 16
@@ -247,7 +213,7 @@ def main():
 
     for dtype in args.dtypes.split(","):
         name = f"marquee {dtype}"
-        found, report = marquee(args, dtype, request, work)
+        found, report = measured(args.program, [args.folder, request], dtype, args.device, args.timeout, work / f"{dtype}.safetensors")
         if found is None:
             continue
         results[name] = found
@@ -279,8 +245,8 @@ def main():
     if row := table.get("marquee bf16"):
         verdicts["one step, bf16"] = {
             "factor": row["prediction_relative"] / peer_row["prediction_relative"],
-            "at_most": ONE_STEP_FACTOR,
-            "passed": row["prediction_relative"] <= ONE_STEP_FACTOR * peer_row["prediction_relative"],
+            "at_most": FACTOR,
+            "passed": row["prediction_relative"] <= FACTOR * peer_row["prediction_relative"],
         }
         verdicts[f"{args.steps} steps, bf16"] = {
             "difference_db": row["psnr_db"] - peer_row["psnr_db"],
@@ -300,7 +266,7 @@ def main():
     report = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": {name: __import__(name).__version__ for name in ("torch", "diffusers", "transformers")},
-        "checkpoint": "random weights of FLUX.1-dev's size (scripts/gpu/make_full_size_flux.py)",
+        "checkpoint": "random weights of FLUX.1-dev's size (scripts/gpu/make_full_size.py)",
         "width": args.width, "height": args.height, "steps": args.steps, "guidance": args.guidance, "seed": args.seed,
         "reference_picture_standard_deviation": spread,
         "rows": table, "verdicts": verdicts, "passed": passed,

@@ -7,6 +7,8 @@ use clap::{Parser, Subcommand};
 
 #[cfg(feature = "models")]
 use super::models::{BenchOptions, CheckpointArgs, GenerateArgs, ModelCommand, ModelsOptions, ParityOptions};
+#[cfg(feature = "models")]
+use super::plan::PlanOptions;
 use crate::config::{Config, LogLevel};
 
 const EXIT_CODES: &str = "Exit codes:
@@ -66,6 +68,9 @@ enum SubArgs {
     /// Run goldens of the original and compare stage by stage.
     #[cfg(feature = "models")]
     Parity(ParityOptions),
+    /// Print what will be on a card when, how much at most, and how long the transfers take; needs no card.
+    #[cfg(feature = "models")]
+    Plan(PlanOptions),
     /// Measure the nets on this device and print JSON.
     #[cfg(feature = "models")]
     Bench(BenchOptions),
@@ -121,6 +126,9 @@ pub enum Command {
     /// Commands on nets.
     #[cfg(feature = "models")]
     Models(ModelsOptions),
+    /// A job's moves.
+    #[cfg(feature = "models")]
+    Plan(PlanOptions),
 }
 
 fn parse_level(text: &str) -> Result<LogLevel, String> {
@@ -162,6 +170,8 @@ impl Args {
             Some(SubArgs::Bench(options)) => {
                 Command::Models(ModelsOptions { command: ModelCommand::Bench(options) })
             }
+            #[cfg(feature = "models")]
+            Some(SubArgs::Plan(options)) => Command::Plan(options),
             #[cfg(feature = "models")]
             Some(SubArgs::Models(args)) => Command::Models(ModelsOptions { command: args.into() }),
             None if self.serve_api => {

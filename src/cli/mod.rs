@@ -10,6 +10,8 @@ mod exit;
 mod local;
 #[cfg(feature = "models")]
 mod models;
+#[cfg(feature = "models")]
+mod plan;
 mod run;
 mod serve;
 mod signals;
@@ -50,5 +52,7 @@ pub async fn dispatch(command: Command, config: Config) -> Exit {
         Command::Doctor => doctor::doctor(&config).await,
         #[cfg(feature = "models")]
         Command::Models(options) => tokio::task::block_in_place(|| models::models(&config, options)),
+        #[cfg(feature = "models")]
+        Command::Plan(options) => tokio::task::block_in_place(|| plan::plan(&config, &options)),
     }
 }

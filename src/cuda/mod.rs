@@ -1,6 +1,22 @@
-//! What only an NVIDIA card has: its context and its memory.
+//! What only an NVIDIA card has: its context, its memory, and kernels of our own.
 //!
-//! The only place beside pinned memory with `unsafe`. Must not know any model. Caller: `models::device`.
+//! `kernels/*.cu` and `shim/*.cpp` are compiled by `build.rs` into a library with a C interface: one family of formulas a
+//! file. A Rust file beside this one wraps each family as functions on tensors. The only place beside pinned memory with
+//! `unsafe`. Must not know any model. Callers: `models::device`, `models::ops`.
+
+pub mod activation;
+pub mod attention;
+pub mod conv;
+pub mod copy;
+pub mod deform_conv;
+pub mod eight;
+pub mod launch;
+pub mod linear;
+pub mod norm;
+pub mod picture;
+pub mod rope;
+pub mod wide_attention;
+pub mod window_attention;
 
 pub mod bus;
 

@@ -97,6 +97,12 @@ impl Room {
         Self { configured: bytes.map(|bytes| bytes.saturating_sub(context)), off: limit == Limit::Off }
     }
 
+    /// Of a card that is not there: an idle one of `total` bytes.
+    fn imagined(limit: Option<Limit>, total: u64) -> Option<u64> {
+        let usage = Usage { free: total.saturating_sub(RESERVE), total };
+        Self::new(limit, Some(usage)).now(Some(usage), 0)
+    }
+
     /// Now, with `held` bytes of weights on the device: what others took since does not count.
     pub(super) fn now(self, usage: Option<Usage>, held: u64) -> Option<u64> {
         if self.off {
@@ -108,6 +114,12 @@ impl Room {
             (configured, there) => configured.or(there),
         }
     }
+}
+
+/// Bytes for weights and computing on an idle card of `total` bytes under `limit`; `None`: nothing is planned.
+#[cfg(feature = "models")]
+pub fn card_room(limit: Option<Limit>, total: u64) -> Option<u64> {
+    Room::imagined(limit, total)
 }
 
 /// Bytes for host copies; `None`: no limit. On a CPU copies would be second ones: none are kept.

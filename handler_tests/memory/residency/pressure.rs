@@ -70,19 +70,18 @@ fn without_a_plan_the_device_runs_full_and_the_next_request_runs() {
 
 #[test]
 fn when_somebody_takes_memory_what_has_no_use_leaves_and_the_visit_goes_on() {
-    let mut bench = Bench::roomy(100);
-    let (first, second) = (bench.model("first", &[40], 0), bench.model("second", &[50], 0));
+    let mut bench = Bench::roomy(4 * RESERVE);
+    let half = 2 * RESERVE;
+    let (first, second) = (bench.model("first", &[half], 0), bench.model("second", &[half], 0));
     bench.begin(vec![visit(1, &[first.id()], 0), visit(1, &[second.id()], 0)], [No; 3]);
-    // All but what the first model needs and a little.
-    bench.counter.lock().unwrap().foreign = RESERVE + 15;
+    bench.counter.lock().unwrap().foreign = RESERVE + RESERVE / 2;
     bench.memory.enter().unwrap();
-    bench.counter.lock().unwrap().foreign = 45;
-    bench.done();
+    assert_eq!(bench.used(), half, "the second could not come early");
     bench.memory.enter().unwrap();
     bench.memory.lease(&second).unwrap();
-    assert_eq!(bench.used(), 50);
+    assert_eq!(bench.used(), half, "the first made room");
     let report = bench.memory.finish();
-    assert_eq!(report.visits.len(), 2);
+    assert_eq!((report.visits.len(), report.budget_bytes), (2, Some(2 * RESERVE + RESERVE / 2)));
 }
 
 #[test]

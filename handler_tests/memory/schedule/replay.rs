@@ -11,6 +11,7 @@ pub(super) struct Replay<'a> {
     pub(super) copies: Vec<bool>,
     /// Bytes of each model's ring.
     pub(super) rings: Vec<u64>,
+    pub(super) host_budget: Option<u64>,
     /// Steps that used each model since it came, and the last visit that did.
     pub(super) steps: Vec<Vec<u8>>,
 }
@@ -23,6 +24,7 @@ impl<'a> Replay<'a> {
             held: standing.iter().map(|standing| standing.held.clone()).collect(),
             copies: standing.iter().map(|standing| standing.on_host).collect(),
             rings: standing.iter().map(|standing| standing.ring).collect(),
+            host_budget: None,
             steps: vec![Vec::new(); sizes.len()],
         }
     }
@@ -76,7 +78,8 @@ impl<'a> Replay<'a> {
             Action::Upload | Action::Free => {
                 let present = step.action == Action::Free;
                 if !present {
-                    assert!(self.copies[model], "uploaded without a host copy: {step:?}");
+                    let may_keep = self.host_budget.is_none_or(|budget| self.sizes[model].host <= budget);
+                    assert!(self.copies[model] || !may_keep, "uploaded without a host copy: {step:?}");
                 }
                 for piece in &step.pieces {
                     let held = &mut self.held[model][*piece];

@@ -68,11 +68,6 @@ impl Golden {
         Weights::from_map(self.map(), dtype, &Device::Cpu)
     }
 
-    /// The input of the case `wide`.
-    fn x(&self) -> Tensor {
-        randn(&[1, 3, 128, 160], 1128)
-    }
-
     fn tensor(&self, key: &str) -> &Tensor {
         &self.tensors[key]
     }
@@ -80,6 +75,11 @@ impl Golden {
     fn close(&self, key: &str, found: &Tensor, bound: f64) {
         close(key, found, self.tensor(key), bound);
     }
+}
+
+/// The input of the case `wide`.
+fn wide() -> Tensor {
+    randn(&[1, 3, 128, 160], 1128)
 }
 
 fn randn(shape: &[usize], seed: u64) -> Tensor {

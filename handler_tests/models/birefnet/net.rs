@@ -3,7 +3,7 @@
 use candle_core::DType;
 use marquee::models::birefnet::{BiRefNet, PatchOrder, Stage};
 
-use super::{Golden, error};
+use super::{Golden, error, wide};
 
 #[test]
 fn the_order_of_patches_matters() {
@@ -11,7 +11,7 @@ fn the_order_of_patches_matters() {
     let mut config = golden.config.clone();
     config.patch_order = PatchOrder::ColumnsFirst;
     let net = BiRefNet::new(&config, &golden.weights(DType::F32)).unwrap();
-    let logits = net.logits(&golden.x(), &mut |_| Ok(())).unwrap();
+    let logits = net.logits(&wide(), &mut |_| Ok(())).unwrap();
     let error = error(&logits, golden.tensor("wide.out.logits"));
     assert!(error > 1e-2, "only {error:e} apart");
 }
@@ -20,7 +20,7 @@ fn the_order_of_patches_matters() {
 fn half_precision_stays_near() {
     let golden = Golden::open();
     let net = BiRefNet::new(&golden.config, &golden.weights(DType::F16)).unwrap();
-    let x = golden.x().to_dtype(DType::F16).unwrap();
+    let x = wide().to_dtype(DType::F16).unwrap();
     let logits = net.logits(&x, &mut |_| Ok(())).unwrap();
     assert_eq!(logits.dtype(), DType::F32);
     golden.close("wide.out.logits", &logits, 3e-2);
@@ -30,7 +30,7 @@ fn half_precision_stays_near() {
 fn stages_are_told_in_order_and_can_stop_the_run() {
     let golden = Golden::open();
     let net = BiRefNet::new(&golden.config, &golden.weights(DType::F32)).unwrap();
-    let x = golden.x().narrow(2, 0, 32).unwrap().narrow(3, 0, 64).unwrap().contiguous().unwrap();
+    let x = wide().narrow(2, 0, 32).unwrap().narrow(3, 0, 64).unwrap().contiguous().unwrap();
     let mut told = Vec::new();
     net.logits(&x, &mut |stage| {
         told.push(stage);
@@ -60,7 +60,7 @@ fn stages_are_told_in_order_and_can_stop_the_run() {
 fn sides_that_do_not_fit_are_named() {
     let golden = Golden::open();
     let net = BiRefNet::new(&golden.config, &golden.weights(DType::F32)).unwrap();
-    let x = golden.x().narrow(2, 0, 48).unwrap();
+    let x = wide().narrow(2, 0, 48).unwrap();
     let message = net.logits(&x, &mut |_| Ok(())).unwrap_err().to_string();
     assert!(message.contains("48 x 160") && message.contains("multiples of 32"), "{message}");
 }

@@ -94,7 +94,7 @@ impl Fault {
         match self {
             Self::Pipeline(PipelineError::Tensor(error)) | Self::Tensor(error) => condition(error),
             Self::Memory(error) => match &**error {
-                MemoryError::OutOfMemory { .. } => Condition::Full,
+                MemoryError::OutOfMemory(_) => Condition::Full,
                 MemoryError::DeviceLost { .. } => Condition::Lost,
                 MemoryError::Load { source, .. } => condition(source),
                 _ => Condition::Sound,

@@ -14,6 +14,7 @@ pub mod nets;
 pub mod runs;
 mod sdxl;
 pub mod seeds;
+pub mod sizes;
 pub mod steps;
 mod studio;
 mod watch;

@@ -37,7 +37,8 @@ impl Memory {
             let Some(model) = self.models.get_mut(id.0) else { continue };
             let name = model.name().to_owned();
             model.wait().map_err(|source| MemoryError::of(&name, source))?;
-            self.note(&name, (Place::Host, Place::Device), bytes, Some(begun));
+            let from = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
+            self.note(&name, (from, Place::Device), bytes, Some(begun));
             self.log(&format!("After {name} load"));
         }
         Ok(())
@@ -179,7 +180,9 @@ impl Memory {
             Read::Failed(source) => return Err(failed(source)),
             Read::GivenUp => return Err(MemoryError::Stopped),
             Read::NeverAsked => {
-                if !shelf.is_on_host() {
+                // A model larger than all host copies may be comes from its files.
+                let may_keep = self.host_budget.is_none_or(|budget| shelf.size().host <= budget);
+                if may_keep && !shelf.is_on_host() {
                     let begun = Instant::now();
                     shelf.read().map_err(failed)?;
                     self.note(&name, (Place::Disk, Place::Host), shelf.size().host, Some(begun));

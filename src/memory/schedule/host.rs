@@ -3,8 +3,8 @@
 use super::{Action, ModelId, Move, Schedule, Size, Standing};
 
 /// Puts [`Action::Read`] before each upload of a model without a host copy, and [`Action::Forget`] where copies exceed the
-/// budget: first those that are uploaded furthest in the future. One model larger than the budget passes through all the
-/// same and is forgotten at once, unless it is being streamed.
+/// budget: first those that are uploaded furthest in the future. A model that is larger than the budget by itself gets no
+/// copy and comes from its files, unless it is streamed, which needs one.
 pub(super) fn copies(plan: &mut Schedule, sizes: &[Size], standing: &[Standing], budget: Option<u64>) {
     let mut shelf = Shelf {
         sizes,
@@ -30,6 +30,8 @@ pub(super) fn copies(plan: &mut Schedule, sizes: &[Size], standing: &[Standing],
             for step in list.drain(..) {
                 if step.action == Action::Upload {
                     at += 1;
+                }
+                if step.action == Action::Upload && shelf.may_keep(step.model) {
                     let read = shelf.read(step.model, &streamed, at, &mut with_host);
                     peak = peak.max(shelf.bytes());
                     with_host.extend(read);
@@ -52,6 +54,10 @@ struct Shelf<'a> {
 }
 
 impl Shelf<'_> {
+    fn may_keep(&self, model: ModelId) -> bool {
+        self.sizes.get(model.0).is_some_and(|size| size.host <= self.budget)
+    }
+
     fn bytes(&self) -> u64 {
         self.sizes.iter().zip(&self.copies).filter(|(_, here)| **here).map(|(size, _)| size.host).sum()
     }

@@ -1,10 +1,11 @@
 //! Convolutions whose column buffer stays small, and inference batch norms.
 //!
-//! On a GPU candle unfolds a convolution's whole input before one matrix product: 2.4 GB for the 3 x 3 layer over the
-//! 1024 x 1024 picture. Here output rows go through in stripes. Must not know the net.
+//! candle unfolds a convolution's whole input before one matrix product: 2.4 GB for the 3 x 3 layer over the 1024 x 1024
+//! picture. Here output rows go through in stripes; on a card cuDNN needs no columns at all. Must not know the net.
 
 use candle_core::{DType, Result, Tensor};
 
+use crate::models::ops::conv_on_card;
 use crate::models::weights::Weights;
 
 /// Largest column buffer in elements: 64 MiB in f16.
@@ -24,7 +25,7 @@ impl Conv {
     /// A tensor is missing or has another shape.
     pub fn new(inputs: usize, outputs: usize, kernel: usize, bias: bool, w: &Weights) -> Result<Self> {
         Ok(Self {
-            weight: w.get((outputs, inputs, kernel, kernel), "weight")?,
+            weight: w.get_kernel((outputs, inputs, kernel, kernel), "weight")?,
             bias: if bias { Some(w.get(outputs, "bias")?) } else { None },
         })
     }
@@ -64,6 +65,9 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, columns: usize
     let (outputs, _, kernel, _) = weight.dims4()?;
     if kernel.is_multiple_of(2) {
         candle_core::bail!("convolution with an even kernel of {kernel}: the size would change");
+    }
+    if let Some(y) = conv_on_card(x, weight, bias, 1, (kernel / 2, kernel / 2))? {
+        return Ok(y);
     }
     let y = if kernel == 1 {
         // Nothing to unfold.
@@ -120,16 +124,27 @@ impl BatchNorm {
     /// # Errors
     /// Another number of channels.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, false)
+    }
+
+    fn apply(&self, x: &Tensor, relu: bool) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() && x.rank() == 4 {
+            let statistics = [&self.weight, &self.bias, &self.mean, &self.variance];
+            return crate::cuda::picture::batch_norm(x, statistics, relu);
+        }
         let scale = (&self.weight / (&self.variance + 1e-5)?.sqrt()?)?;
         let shift = (&self.bias - (&self.mean * &scale)?)?;
         let mut each = vec![1; x.rank()];
         if let Some(channels) = each.get_mut(1) {
             *channels = x.dim(1)?;
         }
-        x.to_dtype(DType::F32)?
+        let y = x
+            .to_dtype(DType::F32)?
             .broadcast_mul(&scale.reshape(each.clone())?)?
             .broadcast_add(&shift.reshape(each)?)?
-            .to_dtype(x.dtype())
+            .to_dtype(x.dtype())?;
+        if relu { y.relu() } else { Ok(y) }
     }
 
     /// [`BatchNorm::forward`], then negative values to 0.
@@ -137,6 +152,6 @@ impl BatchNorm {
     /// # Errors
     /// As [`BatchNorm::forward`].
     pub fn relu(&self, x: &Tensor) -> Result<Tensor> {
-        self.forward(x)?.relu()
+        self.apply(x, true)
     }
 }

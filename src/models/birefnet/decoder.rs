@@ -5,11 +5,12 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::Stage;
-use super::aspp::{Aspp, sigmoid};
+use super::aspp::Aspp;
 use super::config::{BiRefNetConfig, PatchOrder};
 use super::conv::{BatchNorm, COLUMNS, Conv, conv2d};
 use super::patches::picture_to_patches;
 use super::resize::resize;
+use crate::models::ops;
 use crate::models::weights::Weights;
 
 /// Channels between the two convolutions of a block, and of a look at the picture.
@@ -84,7 +85,7 @@ impl EdgeGate {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let edges = self.norm.relu(&self.conv.forward(x)?)?;
-        x.broadcast_mul(&sigmoid(&self.attention.forward(&edges)?)?)
+        ops::gate(x, &self.attention.forward(&edges)?)
     }
 }
 
@@ -154,11 +155,12 @@ impl Decoder {
             let patches = picture_to_patches(x, 4 << feature, self.order)?;
             let (_, _, height, width) = carried.dims4()?;
             let look = resize(&level.look.forward(&patches)?, height, width)?;
-            carried = level.block.forward(&Tensor::cat(&[&carried, &look], 1)?)?;
+            carried = level.block.forward(&ops::cat_channels(&[&carried, &look])?)?;
             if let (Some((gate, lateral)), Some(next)) = (&level.up, feature.checked_sub(1)) {
                 let Some(next) = features.get(next) else { continue };
                 let (_, _, height, width) = next.dims4()?;
-                carried = (resize(&gate.forward(&carried)?, height, width)? + lateral.forward(next)?)?;
+                carried =
+                    ops::add(&resize(&gate.forward(&carried)?, height, width)?, &lateral.forward(next)?)?;
             }
         }
         before(Stage::Logits)?;
@@ -190,6 +192,6 @@ impl Decoder {
             let bias = from_look.matmul(&wide(bias)?.reshape((outputs, 1))?)?;
             look = look.broadcast_add(&bias.reshape((1, 1, 1, 1))?)?;
         }
-        resize(&map, height, width)? + look
+        ops::add(&resize(&map, height, width)?, &look)
     }
 }

@@ -20,6 +20,7 @@ mod swin;
 use candle_core::{DType, Device, Result, Tensor};
 use image::{GrayImage, RgbImage, RgbaImage};
 
+use crate::models::ops;
 use crate::models::weights::Weights;
 use decoder::{Block, Decoder};
 use resize::resize;
@@ -135,17 +136,15 @@ impl BiRefNet {
         let half = view(&resize(x, height / 2, width / 2)?, true)?;
         let both = |(whole, half): (&Tensor, &Tensor)| {
             let (_, _, height, width) = whole.dims4()?;
-            Tensor::cat(&[whole, &resize(half, height, width)?], 1)
+            ops::cat_channels(&[whole, &resize(half, height, width)?])
         };
         let both = whole.iter().zip(&half).map(both).collect::<Result<Vec<_>>>()?;
         let Ok([x1, x2, x3, x4]) = <[Tensor; 4]>::try_from(both) else {
             candle_core::bail!("the encoder has other than four stages");
         };
         let (_, _, height, width) = x4.dims4()?;
-        let context = Tensor::cat(
-            &[&resize(&x1, height, width)?, &resize(&x2, height, width)?, &resize(&x3, height, width)?, &x4],
-            1,
-        )?;
+        let small = |x: &Tensor| resize(x, height, width);
+        let context = ops::cat_channels(&[&small(&x1)?, &small(&x2)?, &small(&x3)?, &x4])?;
         Ok([x1, x2, x3, context])
     }
 

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use image::{GrayImage, RgbImage};
 
-use super::aspp::sigmoid;
 use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
+use crate::models::ops::sigmoid;
 
 /// ImageNet's mean and standard deviation, red, green, blue.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];

@@ -1,60 +1,29 @@
-//! q, k and v of one stream: a fused projection, split into heads, q and k normalised.
+//! Attention over all tokens of a block, out of a fused projection and into a place of the caller's choice.
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use crate::models::ops::{self, Linear};
+use crate::models::ops::{self, QkNorm, RopeTable};
 
-/// Norm weights of q and k, (head dim) each. eps is 1e-6 in every block.
-#[derive(Debug, Clone)]
-pub(super) struct QkNorm {
-    pub(super) q: Tensor,
-    pub(super) k: Tensor,
-}
-
+/// Of every norm in every block.
 pub(super) const EPS: f64 = 1e-6;
 
-/// (batch, tokens, heads, head dim) each, before rotation.
-pub(super) struct Qkv {
-    pub(super) q: Tensor,
-    pub(super) k: Tensor,
-    pub(super) v: Tensor,
-}
-
-impl Qkv {
-    /// From the fused projection of `x` (batch, tokens, inner); columns past 3 x inner are not looked at.
-    pub(super) fn project(x: &Tensor, fused: &Linear, norm: &QkNorm, heads: usize) -> Result<Self> {
-        Self::split(&fused.forward(x)?, norm, heads, x.dim(2)?)
-    }
-
-    pub(super) fn split(fused: &Tensor, norm: &QkNorm, heads: usize, inner: usize) -> Result<Self> {
-        let (batch, tokens, _) = fused.dims3()?;
-        let part = |index: usize| {
-            fused.narrow(2, index * inner, inner)?.reshape((batch, tokens, heads, inner / heads))
-        };
-        Ok(Self {
-            q: ops::rms_norm(&part(0)?, &norm.q, EPS)?,
-            k: ops::rms_norm(&part(1)?, &norm.k, EPS)?,
-            v: part(2)?,
-        })
-    }
-
-    /// `first`'s tokens, then `second`'s.
-    pub(super) fn join(first: &Self, second: &Self) -> Result<Self> {
-        Ok(Self {
-            q: Tensor::cat(&[&first.q, &second.q], 1)?,
-            k: Tensor::cat(&[&first.k, &second.k], 1)?,
-            v: Tensor::cat(&[&first.v, &second.v], 1)?,
-        })
-    }
-
-    /// Rotates, attends, and puts the heads back together: (batch, tokens, inner).
-    pub(super) fn attend(&self, rope: &ops::RopeTable) -> Result<Tensor> {
-        let (batch, tokens, heads, dim) = self.q.dims4()?;
-        let scale = 1.0 / (dim as f64).sqrt();
-        ops::attention(&rope.apply(&self.q)?, &rope.apply(&self.k)?, &self.v, scale, None)?.reshape((
-            batch,
-            tokens,
-            heads * dim,
-        ))
-    }
+/// Normalises and rotates q and k of `qkv` (batch, tokens, q then k then v; contiguous) where they lie, attends, and writes
+/// the heads side by side into the first columns of `out` (batch, tokens, at least `heads` x head dim; contiguous). The
+/// first of `norms` is for each batch's first `words` tokens, the second for the rest.
+pub(super) fn attend(
+    qkv: &Tensor,
+    heads: usize,
+    words: usize,
+    norms: [&QkNorm; 2],
+    rope: &RopeTable,
+    out: &Tensor,
+) -> Result<()> {
+    ops::rms_norm_rope(qkv, heads, words, norms, EPS, rope)?;
+    let (batch, tokens, columns) = qkv.dims3()?;
+    let dim = columns / (3 * heads);
+    let by_head = |x: &Tensor| x.reshape((batch, tokens, x.dim(2)? / dim, dim));
+    let all = by_head(qkv)?;
+    let part = |index: usize| all.narrow(2, index * heads, heads);
+    let scale = 1.0 / (dim as f64).sqrt();
+    ops::attention_into(&part(0)?, &part(1)?, &part(2)?, scale, &by_head(out)?, 0)
 }

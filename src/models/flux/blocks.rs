@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Module, Result, Tensor};
 
-use super::attention::{EPS, QkNorm, Qkv};
+use super::attention::{EPS, attend};
 use super::config::FluxConfig;
-use crate::models::ops::{self, Linear, RopeTable};
+use crate::models::ops::{self, Linear, Operand, QkNorm, RopeTable};
 use crate::models::weights::Weights;
 
 /// Shift, scale and gate of one sub-layer, (batch, inner) each.
@@ -34,8 +34,8 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&ops::gelu_tanh(&self.up.forward(x)?)?)
+    fn forward(&self, x: &Operand) -> Result<Tensor> {
+        self.down.forward(&self.up.forward_gelu(x)?)
     }
 }
 
@@ -49,15 +49,18 @@ struct Stream {
 }
 
 impl Stream {
-    fn qkv(&self, x: &Tensor, by: &StreamAdaptation, heads: usize) -> Result<Qkv> {
-        let x = ops::layer_norm_modulate(x, &by.attention.shift, &by.attention.scale, EPS)?;
-        Qkv::project(&x, &self.qkv, &self.norm, heads)
+    /// Writes q, k and v of `x` into the rows of `qkv` from token `at` on.
+    fn project(&self, x: &Tensor, by: &StreamAdaptation, qkv: &Tensor, at: usize) -> Result<()> {
+        let by = &by.attention;
+        let x = ops::layer_norm_modulate_for(&self.qkv, x, &by.shift, &by.scale, EPS)?;
+        self.qkv.forward_into(&x, qkv, 1, at)
     }
 
     fn finish(&self, x: &Tensor, attended: &Tensor, by: &StreamAdaptation) -> Result<Tensor> {
-        let x = ops::gated_residual(x, &by.attention.gate, &self.out.forward(&attended.contiguous()?)?)?;
-        let inner = ops::layer_norm_modulate(&x, &by.feed_forward.shift, &by.feed_forward.scale, EPS)?;
-        ops::gated_residual(&x, &by.feed_forward.gate, &self.feed_forward.forward(&inner)?)
+        let (shift, scale) = (&by.feed_forward.shift, &by.feed_forward.scale);
+        let sum = (x, &by.attention.gate, &self.out.forward(attended)?);
+        let (x, normed) = ops::residual_modulate_for(&self.feed_forward.up, sum, shift, scale, EPS)?;
+        ops::gated_residual(&x, &by.feed_forward.gate, &self.feed_forward.forward(&normed)?)
     }
 }
 
@@ -108,10 +111,13 @@ impl DoubleBlock {
         (by_text, by_image): (&StreamAdaptation, &StreamAdaptation),
         rope: &RopeTable,
     ) -> Result<(Tensor, Tensor)> {
-        let image_qkv = self.image.qkv(image, by_image, self.heads)?;
-        let text_qkv = self.text.qkv(text, by_text, self.heads)?;
-        let attended = Qkv::join(&text_qkv, &image_qkv)?.attend(rope)?;
-        let words = text.dim(1)?;
+        let (batch, words, inner) = text.dims3()?;
+        let tokens = words + image.dim(1)?;
+        let qkv = ops::buffer((batch, tokens, 3 * inner), image)?;
+        self.text.project(text, by_text, &qkv, 0)?;
+        self.image.project(image, by_image, &qkv, words)?;
+        let attended = ops::buffer((batch, tokens, inner), image)?;
+        attend(&qkv, self.heads, words, [&self.text.norm, &self.image.norm], rope, &attended)?;
         let image = self.image.finish(image, &attended.narrow(1, words, image.dim(1)?)?, by_image)?;
         let text = self.text.finish(text, &attended.narrow(1, 0, words)?, by_text)?;
         // diffusers clips the text stream only.
@@ -122,11 +128,13 @@ impl DoubleBlock {
 /// One stream of text and image together; attention and feed forward side by side.
 #[derive(Debug, Clone)]
 pub struct SingleBlock {
-    /// Rows of q, k, v, then the feed forward's.
-    fused: Linear,
+    qkv: Linear,
     norm: QkNorm,
+    up: Linear,
+    /// Reads the attention's columns, then the feed forward's.
     out: Linear,
     heads: usize,
+    mlp: usize,
 }
 
 impl SingleBlock {
@@ -136,25 +144,29 @@ impl SingleBlock {
     /// A tensor is missing or has another shape.
     pub fn new(config: &FluxConfig, w: &Weights) -> Result<Self> {
         let (inner, mlp) = (config.inner(), config.mlp());
-        let parts = [("attn.to_q", inner), ("attn.to_k", inner), ("attn.to_v", inner), ("proj_mlp", mlp)];
+        let parts = [("attn.to_q", inner), ("attn.to_k", inner), ("attn.to_v", inner)];
         Ok(Self {
-            fused: w.fused_linear(inner, &parts, true)?,
+            qkv: w.fused_linear(inner, &parts, true)?,
             norm: QkNorm {
                 q: w.pp("attn.norm_q").get(config.attention_head_dim, "weight")?,
                 k: w.pp("attn.norm_k").get(config.attention_head_dim, "weight")?,
             },
+            up: w.pp("proj_mlp").linear(inner, mlp, true)?,
             out: w.pp("proj_out").linear(inner + mlp, inner, true)?,
             heads: config.num_attention_heads,
+            mlp,
         })
     }
 
     /// `x` (batch, text and image tokens, inner) through the block.
     pub(super) fn forward(&self, x: &Tensor, by: &Adaptation, rope: &RopeTable) -> Result<Tensor> {
-        let inner = x.dim(2)?;
-        let fused = self.fused.forward(&ops::layer_norm_modulate(x, &by.shift, &by.scale, EPS)?)?;
-        let attended = Qkv::split(&fused, &self.norm, self.heads, inner)?.attend(rope)?;
-        let mlp = fused.narrow(2, 3 * inner, fused.dim(2)? - 3 * inner)?.contiguous()?;
-        let both = Tensor::cat(&[&attended, &ops::gelu_tanh(&mlp)?], 2)?;
+        let (batch, tokens, inner) = x.dims3()?;
+        let normed = ops::layer_norm_modulate_for(&self.qkv, x, &by.shift, &by.scale, EPS)?;
+        let qkv = self.qkv.forward_operand(&normed)?;
+        // Attention and feed forward write side by side what the last layer reads.
+        let both = ops::buffer((batch, tokens, inner + self.mlp), x)?;
+        self.up.forward_gelu_into(&normed, &both, 2, inner)?;
+        attend(&qkv, self.heads, 0, [&self.norm, &self.norm], rope, &both)?;
         clip(ops::gated_residual(x, &by.gate, &self.out.forward(&both)?)?)
     }
 }

@@ -94,13 +94,13 @@ impl Transformer {
                 .with(index, |block| block.forward((&text, &image), (&by_text, &by_image), rope))?;
         }
         let words = text.dim(1)?;
-        let mut both = Tensor::cat(&[&text, &image], 1)?;
+        let mut both = ops::join_tokens(&text, &image)?;
         for index in 0..self.single.len() {
             before(BlockId::Single(index))?;
             let by = modulation.single(index)?;
             both = self.single.with(index, |block| block.forward(&both, &by, rope))?;
         }
-        let image = both.narrow(1, words, both.dim(1)? - words)?.contiguous()?;
+        let image = both.narrow(1, words, both.dim(1)? - words)?;
         let (shift, scale) = modulation.last()?;
         self.proj_out.forward(&ops::layer_norm_modulate(&image, &shift, &scale, EPS)?)
     }

@@ -1,6 +1,9 @@
 //! `softmax(q kᵀ · scale + bias) v`.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{attention as kernel, launch};
 
 /// Largest score block held at once, in elements: 64 MiB of f32. A full FLUX matrix at 1024 x 1024 would be 2 GB.
 const SCORES: usize = 1 << 24;
@@ -15,6 +18,63 @@ const SCORES: usize = 1 << 24;
 /// # Errors
 /// Shapes that do not match.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(card) = launch::card(q.device()) {
+        let o = launch::empty(q.shape(), q.dtype(), card)?;
+        if kernel::attention_into(q, k, v, scale, bias.map_or(kernel::Mask::None, kernel::Mask::Bias), &o)? {
+            return Ok(o);
+        }
+    }
+    in_blocks(q, k, v, scale, bias)
+}
+
+/// [`attention`] in which a query sees its own position and what precedes it.
+///
+/// # Errors
+/// As [`attention`].
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(card) = launch::card(q.device()) {
+        let o = launch::empty(q.shape(), q.dtype(), card)?;
+        if kernel::attention_into(q, k, v, scale, kernel::Mask::Causal, &o)? {
+            return Ok(o);
+        }
+    }
+    let mask = causal_mask(q.dim(1)?, k.dim(1)?, q.device())?;
+    in_blocks(q, k, v, scale, Some(&mask))
+}
+
+/// [`attention`] without bias, written into `buffer` (batch, queries, any heads, head dim; contiguous) from head `at` on.
+///
+/// # Errors
+/// As [`attention`], or the result does not fit.
+pub fn attention_into(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    buffer: &Tensor,
+    at: usize,
+) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if launch::card(q.device()).is_some() {
+        let o = buffer.narrow(2, at, q.dim(2)?)?;
+        if kernel::attention_into(q, k, v, scale, kernel::Mask::None, &o)? {
+            return Ok(());
+        }
+    }
+    buffer.slice_set(&in_blocks(q, k, v, scale, None)?, 2, at)
+}
+
+/// (1, 1, queries, keys): 0 on and below the diagonal, -inf above.
+fn causal_mask(queries: usize, keys: usize, device: &Device) -> Result<Tensor> {
+    let mask: Vec<f32> = (0..queries)
+        .flat_map(|query| (0..keys).map(move |key| if key <= query { 0.0 } else { f32::NEG_INFINITY }))
+        .collect();
+    Tensor::from_vec(mask, (1, 1, queries, keys), device)
+}
+
+fn in_blocks(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
     let (batch, queries, heads, _) = q.dims4()?;
     let keys = k.dim(1)?;
     let wide = |x: &Tensor| x.transpose(1, 2)?.to_dtype(DType::F32)?.contiguous();

@@ -7,13 +7,43 @@
 mod activation;
 mod attention;
 mod conv;
+mod eight;
 mod linear;
 mod norm;
+mod picture;
 mod rope;
+mod rows;
+mod wide_attention;
 
-pub use activation::{gated_residual, gelu_erf, gelu_tanh, quick_gelu, silu};
-pub use attention::attention;
-pub use conv::Conv;
+pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, sigmoid, silu};
+pub use attention::{attention, attention_into, causal_attention};
+pub use conv::{Conv, conv_on_card};
+pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
 pub use linear::Linear;
-pub use norm::{group_norm, group_norm_silu, layer_norm, layer_norm_modulate, rms_norm};
-pub use rope::{RopeTable, rms_norm_rope};
+pub use norm::{
+    Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm,
+    shifted_group_norm_silu, t5_norm,
+};
+pub use picture::{
+    add, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens, upsample_nearest,
+};
+pub use rope::{QkNorm, RopeTable, rms_norm_rope};
+pub use rows::{embed, join_tokens, relative_bias};
+pub use wide_attention::wide_attention;
+
+use candle_core::{Result, Shape, Tensor};
+
+/// A contiguous tensor of `like`'s dtype and device to be written to piece by piece; what it holds before is not defined.
+///
+/// # Errors
+/// The device has no room.
+pub fn buffer<S: Into<Shape>>(shape: S, like: &Tensor) -> Result<Tensor> {
+    let shape = shape.into();
+    #[cfg(feature = "cuda")]
+    if let Some(card) = crate::cuda::launch::card(like.device())
+        && crate::cuda::launch::format(like.dtype()).is_some()
+    {
+        return crate::cuda::launch::empty(shape, like.dtype(), card);
+    }
+    Tensor::zeros(shape, like.dtype(), like.device())
+}

@@ -52,10 +52,51 @@ impl RopeTable {
     }
 }
 
-/// [`super::rms_norm`] over the head dim, then [`RopeTable::apply`]: what q and k go through. torch rounds after each.
+/// Norm weights of q and k, (head dim) each.
+#[derive(Debug, Clone)]
+pub struct QkNorm {
+    /// Of q.
+    pub q: Tensor,
+    /// Of k.
+    pub k: Tensor,
+}
+
+/// Changes q and k in `qkv` (batch, tokens, q then k then v of `heads` each; contiguous): [`super::rms_norm`] over the head
+/// dim with the first of `norms` for each batch's first `words` tokens and the second for the rest, then
+/// [`RopeTable::apply`]. torch rounds after each.
 ///
 /// # Errors
-/// As the two.
-pub fn rms_norm_rope(x: &Tensor, weight: &Tensor, eps: f64, table: &RopeTable) -> Result<Tensor> {
-    table.apply(&super::rms_norm(x, weight, eps)?)
+/// Shapes that do not match.
+pub fn rms_norm_rope(
+    qkv: &Tensor,
+    heads: usize,
+    words: usize,
+    norms: [&QkNorm; 2],
+    eps: f64,
+    table: &RopeTable,
+) -> Result<()> {
+    let [first, second] = norms;
+    #[cfg(feature = "cuda")]
+    {
+        let (of_words, of_rest) = ([&first.q, &first.k], [&second.q, &second.k]);
+        let table = [&table.cos, &table.sin];
+        if crate::cuda::rope::rms_norm_rope(qkv, heads, words, of_words, of_rest, eps, table)? {
+            return Ok(());
+        }
+    }
+    let (batch, tokens, columns) = qkv.dims3()?;
+    let inner = columns / 3;
+    let turned = |index: usize, weights: [&Tensor; 2]| -> Result<Tensor> {
+        let part = qkv.narrow(2, index * inner, inner)?.reshape((batch, tokens, heads, inner / heads))?;
+        let mut parts = Vec::with_capacity(2);
+        for (weight, from, count) in [(weights[0], 0, words), (weights[1], words, tokens - words)] {
+            if count > 0 {
+                parts.push(super::rms_norm(&part.narrow(1, from, count)?, weight, eps)?);
+            }
+        }
+        table.apply(&Tensor::cat(&parts, 1)?)?.reshape((batch, tokens, inner))
+    };
+    let (q, k) = (turned(0, [&first.q, &second.q])?, turned(1, [&first.k, &second.k])?);
+    qkv.slice_set(&q, 2, 0)?;
+    qkv.slice_set(&k, 2, inner)
 }

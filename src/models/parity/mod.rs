@@ -159,6 +159,7 @@ pub fn run(folder: &Path, device: &Device) -> Result<Table, ParityError> {
 }
 
 /// How far a stage may be off.
+#[derive(Clone, Copy)]
 enum Bound {
     /// Euclidean norm of the difference over that of the golden.
     Relative(f64),

@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::config::{Level, Shape};
 use super::resnet::{Downsample, Resnet, Upsample};
 use super::transformer::Transformer;
+use crate::models::ops;
 use crate::models::weights::Weights;
 
 /// A residual block, with attention after it in some levels.
@@ -149,7 +150,7 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 candle_core::bail!("UNet: a level on the way up has no skip left")
             };
-            x = layer.forward(&Tensor::cat(&[&x, &skip], 1)?, time, text)?;
+            x = layer.forward(&ops::cat_channels(&[&x, &skip])?, time, text)?;
         }
         match (&self.upsample, skips.last()) {
             (Some(upsample), Some(next)) => upsample.forward(&x, next.dim(2)?, next.dim(3)?),

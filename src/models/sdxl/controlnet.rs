@@ -1,6 +1,6 @@
 //! `ControlNetModel`: a second way down, which sees a control picture and adds to the UNet's skips.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::TIME_IDS;
 use super::config::ControlNetConfig;
@@ -110,9 +110,9 @@ impl ControlNet {
         } else {
             picture.clone()
         };
-        let mut x = ops::silu(&self.hint_in.forward(&picture)?)?;
+        let mut x = ops::each(&self.hint_in.forward(&picture)?, ops::silu)?;
         for conv in &self.hint_blocks {
-            x = ops::silu(&conv.forward(&x)?)?;
+            x = ops::each(&conv.forward(&x)?, ops::silu)?;
         }
         self.hint_out.forward(&x).map(Hint)
     }
@@ -130,14 +130,12 @@ impl ControlNet {
         scale: f64,
     ) -> Result<Residuals> {
         let (_, skips, middle) = self.trunk.forward(sample, timestep, conditioning, Some(&hint.0))?;
-        // A Python number multiplies in f32 whatever the tensor's dtype.
-        let scaled = |x: Tensor| (x.to_dtype(DType::F32)? * scale)?.to_dtype(x.dtype());
         let down = self
             .down
             .iter()
             .zip(&skips)
-            .map(|(conv, skip)| scaled(conv.forward(skip)?))
+            .map(|(conv, skip)| ops::scaled(&conv.forward(skip)?, scale))
             .collect::<Result<_>>()?;
-        Ok(Residuals { down, middle: scaled(self.middle.forward(&middle)?)? })
+        Ok(Residuals { down, middle: ops::scaled(&self.middle.forward(&middle)?, scale)? })
     }
 }

@@ -26,6 +26,10 @@ impl GroupNorm {
     pub(super) fn silu(&self, x: &Tensor) -> Result<Tensor> {
         ops::group_norm_silu(x, &self.weight, &self.bias, self.groups, self.eps)
     }
+
+    fn shifted_silu(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        ops::shifted_group_norm_silu(x, shift, &self.weight, &self.bias, self.groups, self.eps)
+    }
 }
 
 /// Two convolutions with the embedded timestep added between.
@@ -56,11 +60,10 @@ impl Resnet {
     /// `time` (batch, time channels) after SiLU.
     pub(super) fn forward(&self, x: &Tensor, time: &Tensor) -> Result<Tensor> {
         let y = self.conv1.forward(&self.norm1.silu(x)?)?;
-        let y = y.broadcast_add(&self.time.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
-        let y = self.conv2.forward(&self.norm2.silu(&y)?)?;
+        let y = self.conv2.forward(&self.norm2.shifted_silu(&y, &self.time.forward(time)?)?)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + y,
-            None => x + y,
+            Some(conv) => ops::add(&conv.forward(x)?, &y),
+            None => ops::add(x, &y),
         }
     }
 }
@@ -90,6 +93,6 @@ impl Upsample {
 
     /// To the size of what it will be joined with: twice its own, one less where halving had rounded up.
     pub(super) fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        self.0.forward(&x.upsample_nearest2d(height, width)?)
+        self.0.forward(&ops::upsample_nearest(x, height, width)?)
     }
 }

@@ -1,6 +1,6 @@
 //! Attention over all positions of a level, and to the prompt.
 
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 
 use super::resnet::GroupNorm;
 use crate::models::ops::{self, Linear};
@@ -25,12 +25,18 @@ impl LayerNorm {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, Some((&self.weight, &self.bias)), LAYER_EPS)
     }
+
+    /// `x + y`, and its norm.
+    fn after(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
+        let norm = ops::Norm::Layer { weight: &self.weight, bias: &self.bias };
+        ops::residual_norm(x, None, y, norm, LAYER_EPS)
+    }
 }
 
-/// Splits the last dimension's `index`-th `width` channels into heads.
+/// The last dimension's `index`-th `width` channels as heads: a view.
 fn heads(x: &Tensor, index: usize, width: usize, heads: usize) -> Result<Tensor> {
-    let (batch, tokens, _) = x.dims3()?;
-    x.narrow(D::Minus1, index * width, width)?.reshape((batch, tokens, heads, width / heads))
+    let (batch, tokens, all) = x.dims3()?;
+    x.reshape((batch, tokens, all / width, heads, width / heads))?.narrow(2, index, 1)?.squeeze(2)
 }
 
 fn attend(q: &Tensor, k: &Tensor, v: &Tensor, out: &Linear) -> Result<Tensor> {
@@ -84,14 +90,14 @@ impl Block {
     fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
         let split = |x: &Tensor, index| heads(x, index, self.channels, self.heads);
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let x = (x + attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?)?;
-        let q = self.q.forward(&self.norm2.forward(&x)?)?;
+        let seen = attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?;
+        let (x, normed) = self.norm2.after(x, &seen)?;
+        let q = self.q.forward(&normed)?;
         let kv = self.kv.forward(text)?;
-        let x = (&x + attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?)?;
-        let both = self.value_and_gate.forward(&self.norm3.forward(&x)?)?;
-        let inner = both.dim(D::Minus1)? / 2;
-        let gate = ops::gelu_erf(&both.narrow(D::Minus1, inner, inner)?.contiguous()?)?;
-        x + self.down.forward(&(both.narrow(D::Minus1, 0, inner)? * gate)?)?
+        let read = attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?;
+        let (x, normed) = self.norm3.after(&x, &read)?;
+        let inner = ops::geglu(&self.value_and_gate.forward(&normed)?)?;
+        x + self.down.forward(&inner)?
     }
 }
 
@@ -124,13 +130,11 @@ impl Transformer {
 
     /// `x` (batch, channels, height, width), `text` (batch, words, text channels).
     pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = x.dims4()?;
-        let tokens =
-            self.norm.plain(x)?.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()?;
-        let mut tokens = self.proj_in.forward(&tokens)?;
+        let (_, _, height, width) = x.dims4()?;
+        let mut tokens = self.proj_in.forward(&ops::tokens(&self.norm.plain(x)?)?)?;
         for block in &self.blocks {
             tokens = block.forward(&tokens, text)?;
         }
-        self.proj_out.forward(&tokens)?.transpose(1, 2)?.reshape((batch, channels, height, width))? + x
+        ops::add(&ops::from_tokens(&self.proj_out.forward(&tokens)?, height, width)?, x)
     }
 }

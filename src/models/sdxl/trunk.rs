@@ -6,7 +6,7 @@ use super::TIME_IDS;
 use super::blocks::{DownBlock, MidBlock};
 use super::config::{Shape, TrunkConfig};
 use super::embedding::Embedder;
-use crate::models::ops::Conv;
+use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
 
 /// What a net is told beside latents and noise level. Computed once a request: it is the same for all steps.
@@ -57,7 +57,7 @@ impl Trunk {
         let time = self.embedder.forward(timestep, &conditioning.additions)?;
         let mut x = self.conv_in.forward(sample)?;
         if let Some(hint) = hint {
-            x = x.broadcast_add(hint)?;
+            x = if hint.shape() == x.shape() { ops::add(&x, hint)? } else { x.broadcast_add(hint)? };
         }
         let mut skips = vec![x.clone()];
         for block in &self.down {

@@ -8,7 +8,7 @@ use super::config::UnetConfig;
 use super::controlnet::Residuals;
 use super::resnet::GroupNorm;
 use super::trunk::{Conditioning, Trunk};
-use crate::models::ops::Conv;
+use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
 
 /// The UNet.
@@ -74,9 +74,9 @@ impl Unet {
                 );
             }
             for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
-                *skip = (&*skip + residual)?;
+                *skip = ops::add(skip, residual)?;
             }
-            x = (x + &residuals.middle)?;
+            x = ops::add(&x, &residuals.middle)?;
         }
         for block in &self.up {
             x = block.forward(x, &time, &conditioning.text, &mut skips)?;

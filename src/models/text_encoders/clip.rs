@@ -3,10 +3,10 @@
 //!
 //! Keys are transformers' without the `text_model.` prefix, which some files have; the checkpoint's opener removes it.
 
-use candle_core::{D, DType, IndexOp, Module, Result, Tensor};
+use candle_core::{IndexOp, Module, Result, Tensor};
 use serde::Deserialize;
 
-use super::id_tensor;
+use super::checked_length;
 use crate::models::ops::{self, Linear};
 use crate::models::weights::Weights;
 
@@ -157,18 +157,16 @@ impl ClipText {
     /// # Errors
     /// Prompts longer than the position table, ids beyond the vocabulary.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<ClipOutput> {
-        let table = id_tensor("CLIP", ids, self.tokens.dim(0)?, self.tokens.device())?;
-        let (batch, length) = table.dims2()?;
+        let length = checked_length("CLIP", ids, self.tokens.dim(0)?)?;
         let longest = self.positions.dim(0)?;
         if length > longest {
             candle_core::bail!("CLIP: {length} token ids, the encoder has positions for {longest}");
         }
-        let embedded = self.tokens.index_select(&table.flatten_all()?, 0)?.reshape((batch, length, ()))?;
+        let embedded = ops::embed(&self.tokens, ids)?;
         let mut x = embedded.broadcast_add(&self.positions.narrow(0, 0, length)?)?;
-        let mask = causal_mask(length, x.device())?;
         let mut hidden_states = vec![x.clone()];
         for layer in &self.layers {
-            x = layer.forward(&x, &mask)?;
+            x = layer.forward(&x)?;
             hidden_states.push(x.clone());
         }
         let last_hidden_state = self.final_norm.forward(&x)?;
@@ -239,29 +237,17 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, length, hidden) = x.dims3()?;
-        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let part = |i: usize| {
-            qkv.narrow(D::Minus1, i * hidden, hidden)?.reshape((
-                batch,
-                length,
-                self.heads,
-                hidden / self.heads,
-            ))
-        };
-        let scale = 1.0 / ((hidden / self.heads) as f64).sqrt();
-        let mixed = ops::attention(&part(0)?, &part(1)?, &part(2)?, scale, Some(mask))?;
-        let x = (x + self.out.forward(&mixed.reshape((batch, length, hidden))?)?)?;
-        let inner = self.act.apply(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        let dim = hidden / self.heads;
+        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?.reshape((batch, length, 3 * self.heads, dim))?;
+        let part = |i: usize| qkv.narrow(2, i * self.heads, self.heads);
+        let scale = 1.0 / (dim as f64).sqrt();
+        let mixed = ops::causal_attention(&part(0)?, &part(1)?, &part(2)?, scale)?;
+        let y = self.out.forward(&mixed.reshape((batch, length, hidden))?)?;
+        let norm = ops::Norm::Layer { weight: &self.norm2.weight, bias: &self.norm2.bias };
+        let (x, normed) = ops::residual_norm(x, None, &y, norm, self.norm2.eps)?;
+        let inner = self.act.apply(&self.fc1.forward(&normed)?)?;
         x + self.fc2.forward(&inner)?
     }
-}
-
-/// (1, 1, length, length): 0 on and below the diagonal, -inf above.
-fn causal_mask(length: usize, device: &candle_core::Device) -> Result<Tensor> {
-    let mask: Vec<f32> = (0..length)
-        .flat_map(|query| (0..length).map(move |key| if key <= query { 0.0 } else { f32::NEG_INFINITY }))
-        .collect();
-    Tensor::from_vec(mask, (1, 1, length, length), device)?.to_dtype(DType::F32)
 }

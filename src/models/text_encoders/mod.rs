@@ -8,10 +8,11 @@
 pub mod clip;
 pub mod t5;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::Result;
 
-/// Checks ids on the host and moves them: an id beyond the table is an error on a CPU and somebody else's memory on a GPU.
-fn id_tensor(what: &str, ids: &[Vec<u32>], vocabulary: usize, device: &Device) -> Result<Tensor> {
+/// The prompts' length, of ids that are all in the vocabulary: one beyond the table is an error on a CPU and somebody
+/// else's memory on a GPU.
+fn checked_length(what: &str, ids: &[Vec<u32>], vocabulary: usize) -> Result<usize> {
     let length = ids.first().map_or(0, Vec::len);
     if length == 0 {
         candle_core::bail!("{what}: no token ids");
@@ -30,5 +31,5 @@ fn id_tensor(what: &str, ids: &[Vec<u32>], vocabulary: usize, device: &Device) -
             );
         }
     }
-    Tensor::from_vec(ids.concat(), (ids.len(), length), device)
+    Ok(length)
 }

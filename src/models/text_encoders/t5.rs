@@ -3,11 +3,11 @@
 //! Padding is attended to, as FLUX's pipelines pass no mask. In f16 the layers' last matrices (`wo`) stay f32, as
 //! transformers keeps them, so that the residual stream is f32 from the first layer on and does not overflow.
 
-use candle_core::{D, DType, Device, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor};
 use serde::Deserialize;
 
-use super::id_tensor;
-use crate::models::ops::{self, Linear};
+use super::checked_length;
+use crate::models::ops::{self, Linear, Norm};
 use crate::models::weights::{Blocks, Weights};
 
 /// `config.json` of the encoder. Only `gated-gelu` (v1.1) is known.
@@ -65,7 +65,8 @@ pub struct T5Encoder {
     /// (buckets, heads): learnt by the first layer, used by all.
     distances: Tensor,
     layers: Blocks<Layer>,
-    final_norm: Norm,
+    final_norm: Tensor,
+    eps: f64,
     max_distance: usize,
 }
 
@@ -95,7 +96,8 @@ impl T5Encoder {
                 let config = config.clone();
                 move |w| Layer::new(&config, w)
             })?,
-            final_norm: Norm::new(config, &encoder.pp("final_layer_norm"))?,
+            final_norm: encoder.pp("final_layer_norm").get(config.d_model, "weight")?,
+            eps: config.layer_norm_epsilon,
             max_distance: config.relative_attention_max_distance,
         })
     }
@@ -105,31 +107,20 @@ impl T5Encoder {
     /// # Errors
     /// Ids beyond the vocabulary, prompts of different length.
     pub fn forward(&self, ids: &[Vec<u32>]) -> Result<Tensor> {
-        let table = id_tensor("T5", ids, self.tokens.dim(0)?, self.tokens.device())?;
-        let (batch, length) = table.dims2()?;
-        let mut x = self.tokens.index_select(&table.flatten_all()?, 0)?.reshape((batch, length, ()))?;
+        let length = checked_length("T5", ids, self.tokens.dim(0)?)?;
+        let mut x = ops::embed(&self.tokens, ids)?;
         let bias = self.position_bias(length)?;
+        // Each layer begins with its own norm instead of ending with the next one's, which may be on its way.
         for index in 0..self.layers.len() {
-            x = self.layers.with(index, |layer| layer.forward(&x, &bias))?;
+            x = self.layers.with(index, |layer| layer.forward(&x, &bias, self.eps))?;
         }
-        self.final_norm.forward(&x)
+        ops::t5_norm(&x, &self.final_norm, self.eps)
     }
 
     /// (1, heads, queries, keys), added to the scores.
     fn position_bias(&self, length: usize) -> Result<Tensor> {
-        let (buckets, heads) = self.distances.dims2()?;
-        let table: Vec<u32> = (0..length as i64)
-            .flat_map(|query| (0..length as i64).map(move |key| key - query))
-            .map(|distance| bucket(distance, buckets, self.max_distance))
-            .collect();
-        let table =
-            Tensor::from_vec(table, length * length, &Device::Cpu)?.to_device(self.distances.device())?;
-        self.distances
-            .index_select(&table, 0)?
-            .reshape((length, length, heads))?
-            .permute((2, 0, 1))?
-            .unsqueeze(0)?
-            .contiguous()
+        let buckets = self.distances.dim(0)?;
+        ops::relative_bias(&self.distances, length, |distance| bucket(distance, buckets, self.max_distance))
     }
 }
 
@@ -149,37 +140,17 @@ pub fn bucket(distance: i64, buckets: usize, max_distance: usize) -> u32 {
     (base + (exact + growth as usize).min(half - 1)) as u32
 }
 
-/// T5's norm: no mean, no bias, and in half precision one rounding before the weight and one after.
-#[derive(Debug, Clone)]
-struct Norm {
-    weight: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    fn new(config: &T5Config, w: &Weights) -> Result<Self> {
-        Ok(Self { weight: w.get(config.d_model, "weight")?, eps: config.layer_norm_epsilon })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
-        let inverse = (wide.sqr()?.mean_keepdim(D::Minus1)? + self.eps)?.sqrt()?.recip()?;
-        wide.broadcast_mul(&inverse)?.to_dtype(self.weight.dtype())?.broadcast_mul(&self.weight)
-    }
-}
-
 #[derive(Debug, Clone)]
 struct Layer {
-    norm1: Norm,
+    norm1: Tensor,
     qkv: Linear,
     out: Linear,
-    norm2: Norm,
+    norm2: Tensor,
     gate_and_up: Linear,
     down: Linear,
     down_dtype: DType,
     heads: usize,
     head_dim: usize,
-    inner: usize,
 }
 
 impl Layer {
@@ -190,35 +161,43 @@ impl Layer {
         let mlp = w.pp("1.DenseReluDense");
         let down_dtype = if w.dtype() == DType::F16 { DType::F32 } else { w.dtype() };
         Ok(Self {
-            norm1: Norm::new(config, &w.pp("0.layer_norm"))?,
+            norm1: w.pp("0.layer_norm").get(model, "weight")?,
             qkv: attention.fused_linear(model, &[("q", width), ("k", width), ("v", width)], false)?,
             out: attention.pp("o").linear(width, model, false)?,
-            norm2: Norm::new(config, &w.pp("1.layer_norm"))?,
+            norm2: w.pp("1.layer_norm").get(model, "weight")?,
             gate_and_up: mlp.fused_linear(model, &[("wi_0", inner), ("wi_1", inner)], false)?,
             down: mlp.to_dtype(down_dtype).pp("wo").linear(inner, model, false)?,
             down_dtype,
             heads: config.num_heads,
             head_dim: config.d_kv,
-            inner,
         })
     }
 
-    fn forward(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
         let (batch, length, _) = x.dims3()?;
+        let normed = ops::t5_norm(x, &self.norm1, eps)?;
         let width = self.heads * self.head_dim;
-        let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
-        let part = |i: usize| {
-            qkv.narrow(D::Minus1, i * width, width)?.reshape((batch, length, self.heads, self.head_dim))
-        };
+        let qkv = self.qkv.forward(&normed)?.reshape((batch, length, 3 * self.heads, self.head_dim))?;
+        let part = |i: usize| qkv.narrow(2, i * self.heads, self.heads);
         // T5 does not scale its scores; the initialisation took the scale in.
         let mixed = ops::attention(&part(0)?, &part(1)?, &part(2)?, 1.0, Some(bias))?;
-        let x = clamped(add(x, &self.out.forward(&mixed.reshape((batch, length, width))?)?)?)?;
-
-        let both = self.gate_and_up.forward(&self.norm2.forward(&x)?)?;
-        let gate = ops::gelu_tanh(&both.narrow(D::Minus1, 0, self.inner)?.contiguous()?)?;
-        let inner = (gate * both.narrow(D::Minus1, self.inner, self.inner)?)?;
-        clamped(add(&x, &self.down.forward(&inner.to_dtype(self.down_dtype)?)?)?)
+        let y = self.out.forward(&mixed.reshape((batch, length, width))?)?;
+        let (x, normed) = residual_norm(x, &y, &self.norm2, eps)?;
+        let inner = ops::gelu_tanh_gate(&self.gate_and_up.forward(&normed)?)?;
+        let y = self.down.forward(&inner.to_dtype(self.down_dtype)?)?;
+        clamped(add(&x, &y)?)
     }
+}
+
+/// `s = x + y` and its norm.
+fn residual_norm(x: &Tensor, y: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    // In f16 the sum may be wider than its parts, and it is guarded.
+    if x.dtype() == DType::BF16 || weight.dtype() == DType::F32 {
+        return ops::residual_norm(x, None, y, Norm::T5(weight), eps);
+    }
+    let x = clamped(add(x, y)?)?;
+    let normed = ops::t5_norm(&x, weight, eps)?;
+    Ok((x, normed))
 }
 
 /// The sum in the wider of the two dtypes.

@@ -60,8 +60,8 @@ impl Resnet {
         let y = self.conv1.forward(&self.norm1.silu(x)?)?;
         let y = self.conv2.forward(&self.norm2.silu(&y)?)?;
         match &self.shortcut {
-            Some(conv) => conv.forward(x)? + y,
-            None => x + y,
+            Some(conv) => ops::add(&conv.forward(x)?, &y),
+            None => ops::add(x, &y),
         }
     }
 }
@@ -89,14 +89,12 @@ impl Attention {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = x.dims4()?;
-        let tokens =
-            self.norm.plain(x)?.reshape((batch, channels, height * width))?.transpose(1, 2)?.contiguous()?;
-        let head = |layer: &Linear| layer.forward(&tokens)?.unsqueeze(2);
+        let (_, channels, height, width) = x.dims4()?;
+        let tokens = ops::tokens(&self.norm.plain(x)?)?;
         let scale = 1.0 / (channels as f64).sqrt();
-        let mixed = ops::attention(&head(&self.q)?, &head(&self.k)?, &head(&self.v)?, scale, None)?;
-        let y = self.out.forward(&mixed.squeeze(2)?)?;
-        y.transpose(1, 2)?.reshape((batch, channels, height, width))? + x
+        let (q, k, v) = (self.q.forward(&tokens)?, self.k.forward(&tokens)?, self.v.forward(&tokens)?);
+        let y = self.out.forward(&ops::wide_attention(&q, &k, &v, scale)?)?;
+        ops::add(&ops::from_tokens(&y, height, width)?, x)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::VaeConfig;
 use super::blocks::{GroupNorm, Middle, Resnet};
-use crate::models::ops::Conv;
+use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
 
 /// A level: residual blocks, then a change of size in all levels but the last.
@@ -59,7 +59,7 @@ impl Encoder {
             }
             if let Some(conv) = &level.resize {
                 // Padded below and to the right only.
-                x = conv.forward(&x.pad_with_zeros(3, 0, 1)?.pad_with_zeros(2, 0, 1)?)?;
+                x = conv.forward_grown(&x)?;
             }
         }
         self.conv_out.forward(&self.norm_out.silu(&self.middle.forward(&x)?)?)
@@ -111,7 +111,7 @@ impl Decoder {
             }
             if let Some(conv) = &level.resize {
                 let (_, _, height, width) = x.dims4()?;
-                x = conv.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)?;
+                x = conv.forward(&ops::upsample_nearest(&x, 2 * height, 2 * width)?)?;
             }
         }
         self.conv_out.forward(&self.norm_out.silu(&x)?)

@@ -2,12 +2,13 @@
 //!
 //! In a moved grid the last row and column of windows hold tokens from opposite borders, which must not see each other.
 //! Which ones depends on the window's place only (inside, right border, lower border, corner), so windows go through by
-//! kind and no mask is ever made for all of them.
+//! kind and no mask is ever made for all of them. On a card one kernel reads the windows where they lie in the map.
 
 use std::ops::Range;
 
 use candle_core::{Device, Module, Result, Tensor};
 
+use super::window::Grid;
 use crate::models::ops::{self, Linear};
 use crate::models::weights::Weights;
 
@@ -41,8 +42,23 @@ impl WindowAttention {
         })
     }
 
-    /// `x` (batch, window rows, window columns, tokens, channels).
+    /// `x` (batch, height, width, channels), any size.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            use crate::cuda::window_attention::{Windows, takes, window_attention};
+            let windows = Windows { edge: self.window, shift: self.shift, heads: self.heads };
+            let qkv = self.qkv.forward(x)?;
+            if let (Some(bias), true) = (self.qkv.bias(), takes(&qkv, windows)) {
+                return self.proj.forward(&window_attention(&qkv, bias, &self.bias_table, windows)?);
+            }
+        }
+        let grid = Grid::new(x, self.window, self.shift)?;
+        grid.join(&self.in_windows(&grid.cut(x)?)?)
+    }
+
+    /// `x` (batch, window rows, window columns, tokens, channels).
+    fn in_windows(&self, x: &Tensor) -> Result<Tensor> {
         let (_, rows, columns, _, _) = x.dims5()?;
         let qkv = self.qkv.forward(x)?;
         let bias = self.bias(x.device())?;

@@ -4,7 +4,6 @@ use candle_core::{Module, Result, Tensor};
 
 use super::Norm;
 use super::attention::WindowAttention;
-use super::window::Grid;
 use crate::models::ops::{self, Linear};
 use crate::models::weights::Weights;
 
@@ -16,8 +15,6 @@ pub(super) struct Block {
     norm2: Norm,
     fc1: Linear,
     fc2: Linear,
-    window: usize,
-    shift: usize,
 }
 
 impl Block {
@@ -35,17 +32,14 @@ impl Block {
             norm2: Norm::new(channels, &w.pp("norm2"))?,
             fc1: w.pp("mlp.fc1").linear(channels, 4 * channels, true)?,
             fc2: w.pp("mlp.fc2").linear(4 * channels, channels, true)?,
-            window,
-            shift,
         })
     }
 
     /// `x` (batch, height, width, channels), any size.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let grid = Grid::new(x, self.window, self.shift)?;
-        let attended = self.attention.forward(&grid.cut(&self.norm1.forward(x)?)?)?;
-        let x = (x + grid.join(&attended)?)?;
-        let inner = ops::gelu_erf(&self.fc1.forward(&self.norm2.forward(&x)?)?)?;
+        let attended = self.attention.forward(&self.norm1.forward(x)?)?;
+        let (x, normed) = self.norm2.after(x, &attended)?;
+        let inner = ops::gelu_erf(&self.fc1.forward(&normed)?)?;
         x + self.fc2.forward(&inner)?
     }
 }

@@ -72,7 +72,7 @@ impl Swin {
                 before()?;
                 x = block.forward(&x)?;
             }
-            features.push(stage.norm.forward(&x)?.permute((0, 3, 1, 2))?.contiguous()?);
+            features.push(ops::from_map(&stage.norm.forward(&x)?)?);
             if let Some(merge) = &stage.merge {
                 x = merge.forward(&x)?;
             }
@@ -95,6 +95,12 @@ impl Norm {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, Some((&self.weight, &self.bias)), EPS)
+    }
+
+    /// `x + y`, and its norm.
+    fn after(&self, x: &Tensor, y: &Tensor) -> Result<(Tensor, Tensor)> {
+        let norm = ops::Norm::Layer { weight: &self.weight, bias: &self.bias };
+        ops::residual_norm(x, None, y, norm, EPS)
     }
 }
 

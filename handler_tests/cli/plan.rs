@@ -1,0 +1,124 @@
+//! `marquee plan`: published sizes on cards of several sizes.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{finish, marquee};
+
+const JOB: &str = r#"{"input": {"text_content": "Summer Sale", "bg_prompt": "a table", "seed": 1}}"#;
+
+async fn plan(home: &Path, words: &str) -> (i32, String, String) {
+    std::fs::write(home.join("job.json"), JOB).unwrap();
+    let mut command = marquee(home);
+    command.args(["plan", "job.json"]).args(words.split_whitespace());
+    finish(command).await
+}
+
+async fn json(home: &Path, words: &str) -> Value {
+    let (code, stdout, stderr) = plan(home, &format!("{words} --json")).await;
+    assert_eq!(code, 0, "{words}: {stderr}");
+    serde_json::from_str(&stdout).unwrap()
+}
+
+fn bytes(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
+
+/// All moves of a plan, as (model, from, to, bytes).
+fn moves(plan: &Value) -> Vec<(String, String, f64)> {
+    let visits = plan["visits"].as_array().unwrap().iter();
+    visits
+        .flat_map(|visit| ["before", "during"].map(|list| visit[list].as_array().unwrap().clone()))
+        .flatten()
+        .map(|step| {
+            let text = |field: &str| step[field].as_str().unwrap().to_owned();
+            (text("model"), text("to"), bytes(&step["bytes"]))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_whole_job_fits_22_gib_and_nothing_is_streamed() {
+    let home = tempfile::tempdir().unwrap();
+    let plan = json(home.path(), "--gpu-budget 22GiB").await;
+    let gib = f64::from(1 << 30);
+    assert!(bytes(&plan["budget_bytes"]) < 22.0 * gib, "the context's share is taken off");
+    assert!(bytes(&plan["peak_bytes"]) <= bytes(&plan["budget_bytes"]));
+    let size = |name: &str| {
+        let models = plan["models"].as_array().unwrap();
+        bytes(&models.iter().find(|model| model["model"] == name).unwrap()["bytes"]) / 1e9
+    };
+    // Billions of parameters in 16 bits, as published.
+    for (name, expected) in [
+        ("FLUX transformer", 17.3),
+        ("FLUX conditioner", 6.5),
+        ("FLUX T5", 9.53),
+        ("SDXL UNet", 5.14),
+        ("SDXL ControlNet", 2.5),
+        ("SDXL CLIP-G", 1.39),
+        ("BiRefNet", 0.44),
+    ] {
+        assert!((size(name) - expected).abs() < 0.02 * expected, "{name}: {} GB", size(name));
+    }
+    for visit in plan["visits"].as_array().unwrap() {
+        assert_eq!(visit["streaming"], Value::Array(Vec::new()), "{visit}");
+        assert!(bytes(&visit["peak_bytes"]) <= bytes(&plan["budget_bytes"]));
+    }
+    assert_eq!(plan["left_bytes"], 0, "auto_unload is true");
+    let uploaded: f64 = moves(&plan).iter().filter(|step| step.1 == "device").map(|step| step.2).sum();
+    let seconds = &plan["transfer_seconds"];
+    let told = bytes(&seconds["before_computing"]) + bytes(&seconds["beside_computing"]);
+    assert!((told - uploaded / 55e9).abs() < 1e-6, "{told} s for {uploaded} bytes");
+}
+
+#[tokio::test]
+async fn smaller_cards_stream_and_the_smallest_refuse_with_the_numbers() {
+    let home = tempfile::tempdir().unwrap();
+    let streamed = |plan: &Value| {
+        let visits = plan["visits"].as_array().unwrap().clone();
+        let all = visits.into_iter().flat_map(|visit| visit["streaming"].as_array().unwrap().clone());
+        all.filter(|one| one["model"] == "FLUX transformer")
+            .map(|one| bytes(&one["bytes_a_run"]))
+            .fold(0.0, f64::max)
+    };
+    let (sixteen, twelve) =
+        (json(home.path(), "--gpu-budget 16GiB").await, json(home.path(), "--gpu-budget 12GiB").await);
+    assert!(streamed(&sixteen) > 0.0 && streamed(&sixteen) < streamed(&twelve));
+    for plan in [&sixteen, &twelve] {
+        assert!(bytes(&plan["peak_bytes"]) <= bytes(&plan["budget_bytes"]));
+    }
+    let (code, _, stderr) = plan(home.path(), "--gpu-budget 3GiB").await;
+    assert_eq!(code, 1);
+    for expected in ["does not fit", "GiB for computing", "at least"] {
+        assert!(stderr.contains(expected), "{expected} in {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_job_reads_every_model_once() {
+    let home = tempfile::tempdir().unwrap();
+    let cold = json(home.path(), "--gpu-budget 22GiB --cold").await;
+    let mut read: Vec<String> =
+        moves(&cold).into_iter().filter(|step| step.1 == "host").map(|step| step.0).collect();
+    read.retain(|name| !name.is_empty());
+    let freed = json(home.path(), "--gpu-budget 22GiB").await;
+    let freed = moves(&freed).iter().filter(|step| step.1 == "host").count();
+    assert_eq!(read.len() - freed, 11, "{read:?}");
+}
+
+#[tokio::test]
+async fn the_table_names_visits_moves_and_sums() {
+    let home = tempfile::tempdir().unwrap();
+    let (code, stdout, _) = plan(home.path(), "--gpu-budget 22GiB").await;
+    assert_eq!(code, 0);
+    for expected in [
+        "background_generation: denoise",
+        "+ FLUX T5 host to card, 8.8",
+        "[Step2 models unload]",
+        "published sizes: FLUX.1-dev, SDXL base, the canny ControlNet, BiRefNet",
+        "at 55 GB/s over the bus",
+    ] {
+        assert!(stdout.contains(expected), "{expected} in\n{stdout}");
+    }
+}
