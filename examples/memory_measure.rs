@@ -31,6 +31,7 @@ const STEPS: usize = 8;
 /// Edge of the picture in packed tokens: 1024 pixels.
 const EDGE: usize = 64;
 
+#[allow(clippy::too_many_lines, reason = "one measurement after the other")]
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().ok_or("usage: memory_measure MODEL [GIB...]")?;
@@ -64,14 +65,14 @@ fn main() -> Outcome<()> {
     put("bytes", bytes.into());
     put("pieces", store.pieces().len().into());
 
-    let (_, seconds) = timed(&device, || store.load_host())?;
+    let ((), seconds) = timed(&device, || store.load_host())?;
     put("files_to_host_first", rate(bytes, seconds));
-    let (_, seconds) = timed(&device, || {
+    let ((), seconds) = timed(&device, || {
         store.drop_host();
         Ok(())
     })?;
     put("host_dropped_seconds", seconds.into());
-    let (_, seconds) = timed(&device, || store.load_host())?;
+    let ((), seconds) = timed(&device, || store.load_host())?;
     put("files_to_host_again", rate(bytes, seconds));
 
     let all: Vec<usize> = (0..store.pieces().len()).collect();
@@ -130,14 +131,14 @@ fn main() -> Outcome<()> {
     let net = &files.text_encoder_2;
     let build = |w: &Weights| T5Encoder::new(&net.config, w);
     let store = Arc::new(Store::new("T5", Arc::clone(&net.source), dtype, &device, |w| build(w).map(drop))?);
-    let (_, seconds) = timed(&device, || store.load_host())?;
+    let ((), seconds) = timed(&device, || store.load_host())?;
     put("t5_files_to_host", rate(store.bytes(), seconds));
     let ids = [(0..512).map(|at| at % 32000).collect::<Vec<u32>>()];
     for (name, streamed) in [("t5_resident", 0), ("t5_streamed", store.pieces().len().saturating_sub(1))] {
         let count = store.pieces().len();
         let streamed: Vec<usize> = (count - streamed..count).collect();
         for round in ["first", "again"] {
-            let (_, seconds) = timed(&device, || {
+            let ((), seconds) = timed(&device, || {
                 let mut parts = store.parts(&transfer);
                 let stay: Vec<usize> = (0..count).filter(|piece| !streamed.contains(piece)).collect();
                 parts.bring(&stay)?;

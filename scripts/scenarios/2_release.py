@@ -15,6 +15,8 @@ import worker
 from worker import GIB, expect, finish, job
 
 LEFT_BYTES = int(0.3 * GIB)
+# What leaves because a step is over.
+TIMETABLE = ("Step1", "Step2", "Flux Inpainting")
 
 
 def bare_context():
@@ -58,6 +60,8 @@ def scenario(args):
         if not args.tiny:
             fell = driver_fall(running, before, end[0])
             fall["driver_freed_bytes"] = fell
+        # Pieces that make room for others leave while those arrive; the driver shows only the difference.
+        if not args.tiny and name.startswith(TIMETABLE):
             expect(fell >= 0.9 * freed - 0.02 * GIB, f"[{name}]: the log says {freed / GIB:.2f} GiB were freed, the driver {fell / GIB:.2f}")
         falls.append(fall)
     report["falls"] = falls

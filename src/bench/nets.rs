@@ -29,6 +29,7 @@ pub enum Size {
 
 /// Where nets come from.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one a process")]
 pub enum Origin {
     /// Drawn from the seed.
     Random(Size),

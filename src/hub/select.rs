@@ -58,16 +58,20 @@ fn name(file: &RemoteFile) -> &str {
 /// Weights or the index of their shards: `model-00001-of-00002.safetensors`, `model.safetensors.index.json`,
 /// `model.safetensors.index.fp16.json`.
 fn is_weights(name: &str) -> bool {
-    name.ends_with(".safetensors") || is_index(name)
+    ends(name, "safetensors") || is_index(name)
 }
 
 fn is_index(name: &str) -> bool {
-    name.contains(".safetensors.index.") && name.ends_with(".json")
+    name.contains(".safetensors.index.") && ends(name, "json")
 }
 
 fn is_vocabulary_or_configuration(name: &str) -> bool {
     let weights_index = name.contains(".index.");
-    (name.ends_with(".json") && !weights_index) || name == "merges.txt" || name == "spiece.model"
+    (ends(name, "json") && !weights_index) || name == "merges.txt" || name == "spiece.model"
+}
+
+fn ends(name: &str, ending: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, found)| found == ending)
 }
 
 /// The variant that a file's name states: between the stem and what follows it.

@@ -14,6 +14,7 @@ pub struct Handle<T> {
     pub(super) kind: PhantomData<fn() -> T>,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "`handles.iter().map(Handle::id)`")]
 impl<T> Handle<T> {
     /// Its name in visits and reports.
     pub fn id(&self) -> ModelId {

@@ -43,6 +43,7 @@ impl Transfer {
     ///
     /// # Errors
     /// A range outside of either, a lost card.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "only a card has a bus"))]
     pub(super) fn copy(
         &self,
         host: &HostArena,
@@ -141,6 +142,7 @@ pub struct Mark {
 
 impl Mark {
     /// Whether the work before it is done. A lost card says yes, and the next call on it says why.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "a CPU is never behind"))]
     pub fn has_passed(&self) -> bool {
         #[cfg(feature = "cuda")]
         return self.event.as_ref().is_none_or(crate::cuda::bus::Event::has_passed);
@@ -149,6 +151,7 @@ impl Mark {
     }
 
     /// Waits for it. A lost card ends the wait, and the next call on it says why.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "a CPU is never behind"))]
     pub fn wait(&self) {
         #[cfg(feature = "cuda")]
         if let Some(event) = &self.event {

@@ -17,6 +17,9 @@ use crate::progress::SubStep;
 pub use crate::imaging::masks::is_cut_out;
 
 /// How much each pixel belongs to `picture`'s subject: 0 to 255, the picture's size.
+///
+/// # Errors
+/// The net's, a stop.
 pub fn segment(
     journey: &mut Journey<'_>,
     net: Handle<BiRefNet>,
@@ -33,6 +36,9 @@ pub fn segment(
 ///
 /// The photo may have 50 megapixels, the product a few hundred: what is not its subject is cut away first, and colours are
 /// freed of the ground's light at the size that is needed.
+///
+/// # Errors
+/// What `segment` returns.
 pub fn product(
     plan: &ProductPlan,
     canvas: (u32, u32),
@@ -66,6 +72,9 @@ pub fn product(
 }
 
 /// The text on a transparent ground. `shape` is the phrase as it was set, which serves where nothing was found.
+///
+/// # Errors
+/// Pictures of different sizes.
 pub fn text(
     picture: &RgbImage,
     mask: &GrayImage,

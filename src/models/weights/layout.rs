@@ -151,13 +151,11 @@ impl Layout {
         let new: Vec<&&Asked> = group.iter().filter(|tensor| self.find_in(tensor).is_none()).collect();
         let Some(dtype) = new.first().map(|tensor| tensor.dtype) else { return };
         let Some(at) = self.segments.get_mut(segment) else { return };
-        let lane = match at.lanes.iter_mut().position(|lane| lane.dtype == dtype) {
-            Some(index) => index,
-            None => {
-                at.lanes.push(Lane { dtype, bytes: 0 });
-                at.lanes.len() - 1
-            }
-        };
+        let known = at.lanes.iter().position(|lane| lane.dtype == dtype);
+        let lane = known.unwrap_or_else(|| {
+            at.lanes.push(Lane { dtype, bytes: 0 });
+            at.lanes.len() - 1
+        });
         let Some(lane) = at.lanes.get_mut(lane) else { return };
         for tensor in new {
             let entry = Entry {
