@@ -16,7 +16,7 @@ pub struct Handle<T> {
 
 impl<T> Handle<T> {
     /// Its name in visits and reports.
-    pub fn id(&self) -> ModelId {
+    pub fn id(self) -> ModelId {
         self.id
     }
 }

@@ -18,7 +18,7 @@ fn write(out: &mut String, forecast: &Forecast) -> std::fmt::Result {
     let Forecast { schedule, itinerary, sizes, budget, .. } = forecast;
     match budget {
         Some(budget) => {
-            writeln!(out, "{} for weights and computing, the context's share taken off", gib(*budget))?
+            writeln!(out, "{} for weights and computing, the context's share taken off", gib(*budget))?;
         }
         None => writeln!(out, "no budget: nothing is evicted or refused")?,
     }

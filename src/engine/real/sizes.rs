@@ -117,17 +117,16 @@ fn size<T>(
     dtype: DType,
     build: impl Fn(&Weights) -> Result<T>,
 ) -> Result<(Net, Size)> {
-    let source = match source {
-        Some(source) => source,
-        None => {
-            let probe = Arc::new(Probe::default());
-            build(&Weights::probing(&probe))?;
-            let hollow = probe.expected().into_iter().map(|tensor| {
-                let zeros = Tensor::zeros((), DType::F16, &Device::Cpu)?.broadcast_as(tensor.shape)?;
-                Ok((tensor.key, zeros))
-            });
-            Arc::new(hollow.collect::<Result<HashMap<String, Tensor>>>()?) as Arc<dyn Source>
-        }
+    let source = if let Some(source) = source {
+        source
+    } else {
+        let probe = Arc::new(Probe::default());
+        build(&Weights::probing(&probe))?;
+        let hollow = probe.expected().into_iter().map(|tensor| {
+            let zeros = Tensor::zeros((), DType::F16, &Device::Cpu)?.broadcast_as(tensor.shape)?;
+            Ok((tensor.key, zeros))
+        });
+        Arc::new(hollow.collect::<Result<HashMap<String, Tensor>>>()?) as Arc<dyn Source>
     };
     let store = Store::new(net.name(), source, dtype, &Device::Cpu, |w| build(w).map(drop))?;
     let size = Size {
