@@ -11,6 +11,8 @@ pub mod config;
 pub mod cuda;
 pub mod engine;
 pub mod http_client;
+#[cfg(feature = "models")]
+pub mod hub;
 pub mod imaging;
 pub mod input;
 pub mod job;

@@ -1,8 +1,9 @@
 //! Weights that came through arenas equal those read one by one, whatever the file holds and the net asks for.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use candle_core::{DType, Device, Result, Tensor};
 use marquee::memory::{Store, Transfer};
@@ -14,7 +15,7 @@ use marquee::models::text_encoders::t5::T5Encoder;
 use marquee::models::tiny;
 use marquee::models::vae::Vae;
 use marquee::models::weights::{
-    ALIGNMENT, Layout, Part, Probe, Recipe, Renamed, Safetensors, Source, Weights,
+    ALIGNMENT, Layout, Loaded, Meta, Part, Probe, Recipe, Renamed, Safetensors, Source, Weights,
 };
 
 pub fn flux(folder: &Path) -> FluxCheckpoint {
@@ -225,15 +226,50 @@ fn a_file_cut_short_is_named_with_the_tensor() {
     assert!(!store.is_on_host());
 }
 
+/// Stops the load that reads from it.
+struct Stopping {
+    inner: Arc<dyn Source>,
+    store: OnceLock<Weak<Store>>,
+}
+
+impl Source for Stopping {
+    fn meta(&self, key: &str) -> Option<Meta> {
+        self.inner.meta(key)
+    }
+
+    fn load(&self, key: &str, rows: Option<Range<usize>>, device: &Device) -> Result<Loaded> {
+        if let Some(store) = self.store.get().and_then(Weak::upgrade) {
+            store.stop_loading();
+        }
+        self.inner.load(key, rows, device)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.inner.keys()
+    }
+
+    fn origin(&self, key: &str) -> String {
+        self.inner.origin(key)
+    }
+}
+
 #[test]
-fn a_stopped_load_leaves_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = saved(folder.path(), &[("a", noise(&[300], 1))]);
-    let store = Store::new("net", source, DType::F32, &Device::Cpu, |w| w.get(300, "a").map(drop)).unwrap();
+fn a_stopped_load_leaves_nothing_and_the_next_is_whole() {
+    // More tensors than threads.
+    let tensors: HashMap<String, Tensor> =
+        (0..200).map(|index| (format!("x{index}"), noise(&[30], index))).collect();
+    let source = Arc::new(Stopping { inner: Arc::new(tensors), store: OnceLock::new() });
+    let build = |w: &Weights| (0..200).try_for_each(|index| w.get(30, &format!("x{index}")).map(drop));
+    let store = Store::new("net", Arc::clone(&source) as Arc<dyn Source>, DType::F32, &Device::Cpu, build);
+    let store = Arc::new(store.unwrap());
     store.load_host().unwrap();
-    assert_eq!(store.loaded_bytes(), 1200);
+    assert_eq!((store.loaded_bytes(), store.is_on_host()), (200 * 30 * 4, true));
     store.drop_host();
-    assert!(!store.is_on_host());
+
+    source.store.set(Arc::downgrade(&store)).unwrap();
+    let error = store.load_host().unwrap_err().to_string();
+    assert!(error.contains("stopped"), "{error}");
+    assert!(!store.is_on_host() && store.loaded_bytes() < 200 * 30 * 4);
 }
 
 #[test]

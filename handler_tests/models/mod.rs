@@ -5,6 +5,7 @@ mod device;
 mod flux;
 mod generate;
 mod golden;
+mod hub;
 mod image_processor;
 mod model_folder;
 mod parity;

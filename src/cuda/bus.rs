@@ -33,10 +33,8 @@ impl Locked {
     /// The limit of locked memory, or a lost card.
     pub fn new(memory: &[u8], piece: usize, threads: usize, device: &CudaDevice) -> Result<Self> {
         let start = memory.as_ptr() as usize;
-        let pieces: Vec<(usize, usize)> = (0..memory.len())
-            .step_by(piece)
-            .map(|at| (start + at, piece.min(memory.len() - at)))
-            .collect();
+        let pieces: Vec<(usize, usize)> =
+            (0..memory.len()).step_by(piece).map(|at| (start + at, piece.min(memory.len() - at))).collect();
         let next = AtomicUsize::new(0);
         let lock = || {
             let mut locked = Vec::new();
@@ -259,6 +257,8 @@ impl Event {
 
     /// Whether the work before it is done, or failed.
     pub fn has_passed(&self) -> bool {
+        let context = self.0.context();
+        context.record_err(context.bind_to_thread());
         !matches!(self.0.try_is_complete(), Ok(false))
     }
 

@@ -18,6 +18,8 @@ pub mod rope;
 pub mod wide_attention;
 pub mod window_attention;
 
+pub mod bus;
+
 use candle_core::{CudaDevice, Device, Result};
 
 /// Opens card `ordinal` with a stream of its own, which all threads that use the device share.
@@ -39,8 +41,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
 #[allow(unsafe_code)]
 fn track_no_events(device: &CudaDevice) {
     // SAFETY: the caller must order work between streams. There is one stream: `open` made it before any tensor existed,
-    // and candle puts every allocation, copy, launch and free of this device on it. A second stream (for uploads) has to
-    // be joined with events by whoever makes it.
+    // and candle puts every allocation, copy, launch and free of this device on it. The second stream, `bus`'s, copies into
+    // blocks that no tensor's operation frees or reads before an event says so.
     unsafe { device.disable_event_tracking() }
 }
 

@@ -7,6 +7,7 @@ use candle_core::{Device, Error, Result};
 use memmap2::MmapMut;
 
 /// Bytes that one registration locks. Copies must not cross a border between two. A multiple of a huge page.
+#[cfg(feature = "cuda")]
 pub const PIECE: usize = 64 << 20;
 
 /// Zero bytes that become real memory when they are first written.
@@ -38,16 +39,6 @@ impl HostMemory {
         })
     }
 
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// All of them.
     pub fn bytes(&self) -> &[u8] {
         self.map.get(..self.bytes).unwrap_or_default()
@@ -58,7 +49,7 @@ impl HostMemory {
         self.map.get_mut(..self.bytes).unwrap_or_default()
     }
 
-    /// Page-locks all of it for `device` with several threads, [`PIECE`] by piece; nothing on a CPU. Best done when the
+    /// Page-locks all of it for `device` with several threads, piece by piece; nothing on a CPU. Best done when the
     /// memory has been written.
     ///
     /// # Errors
@@ -71,14 +62,6 @@ impl HostMemory {
         }
         let _ = (device, threads);
         Ok(())
-    }
-
-    /// Whether a card may copy from it without waiting.
-    pub fn is_locked(&self) -> bool {
-        #[cfg(feature = "cuda")]
-        return self.locked.is_some();
-        #[cfg(not(feature = "cuda"))]
-        false
     }
 }
 

@@ -196,6 +196,7 @@ impl Parts {
         if let Some(host) = self.store.host() {
             return missing.iter().try_for_each(|piece| self.copy(&host, *piece));
         }
+        self.store.stop.store(false, Ordering::Relaxed);
         let store = Arc::clone(&self.store);
         let bytes = |piece: usize| store.layout.segments().get(piece).map_or(0, Segment::bytes);
         let mut rest = missing.as_slice();

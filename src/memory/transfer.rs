@@ -56,7 +56,9 @@ impl Transfer {
         }
         match host.memory().bytes().get(from.clone()) {
             Some(bytes) => to.write(offset, bytes),
-            None => Err(candle_core::Error::Msg(format!("bytes {from:?} of {}", host.memory().len()))),
+            None => {
+                Err(candle_core::Error::Msg(format!("bytes {from:?} of {}", host.memory().bytes().len())))
+            }
         }
     }
 

@@ -30,10 +30,21 @@ pub enum ModelCommand {
         /// Of which net.
         family: TinyFamily,
     },
-    /// A checkpoint's completeness.
+    /// Checkpoints' completeness.
     Check {
-        /// Instead of `FLUX_MODEL`.
+        /// Instead of all that are configured.
         model: Option<String>,
+        /// Sum every file.
+        checksums: bool,
+    },
+    /// Models from the Hub.
+    Fetch {
+        /// Instead of all that are configured.
+        models: Vec<String>,
+        /// A folder instead of the cache.
+        to: Option<PathBuf>,
+        /// Branch, tag or commit.
+        revision: String,
     },
 }
 
@@ -48,10 +59,26 @@ pub enum CheckpointArgs {
         #[arg(long, value_enum, default_value_t = TinyFamily::FluxDev)]
         family: TinyFamily,
     },
-    /// Check every tensor of a FLUX checkpoint (name, shape, place in its file) without loading it.
+    /// Check every tensor of the configured checkpoints (name, shape, place in its file) without loading them.
     Check {
-        /// Folder, file or Hub id; default FLUX_MODEL.
+        /// Folder, file or Hub id of a FLUX checkpoint instead.
         model: Option<String>,
+        /// Also read every file that `fetch` or a Hub cache knows the checksum of, and compare.
+        #[arg(long)]
+        checksums: bool,
+    },
+    /// Fetch the configured models (FLUX_MODEL, SDXL_MODEL, SDXL_VAE, CONTROLNET_MODEL, SEGMENTATION_MODEL) from the Hub: the
+    /// files that the worker reads and no others. Goes on where it was interrupted. HF_TOKEN, HF_ENDPOINT and HF_HOME are
+    /// honoured.
+    Fetch {
+        /// Hub ids instead of the configured models.
+        models: Vec<String>,
+        /// Write plain folders below this one instead of the Hub's cache.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Branch, tag or commit.
+        #[arg(long, default_value = "main")]
+        revision: String,
     },
 }
 
@@ -59,7 +86,8 @@ impl From<CheckpointArgs> for ModelCommand {
     fn from(args: CheckpointArgs) -> Self {
         match args {
             CheckpointArgs::Tiny { folder, family } => Self::Tiny { folder, family },
-            CheckpointArgs::Check { model } => Self::Check { model },
+            CheckpointArgs::Check { model, checksums } => Self::Check { model, checksums },
+            CheckpointArgs::Fetch { models, to, revision } => Self::Fetch { models, to, revision },
         }
     }
 }

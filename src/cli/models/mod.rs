@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod fetch;
 mod generate;
 
 use std::path::Path;
@@ -15,7 +16,7 @@ pub use generate::GenerateArgs;
 
 use super::Exit;
 use crate::config::{Config, ModelConfig};
-use crate::models::checkpoint::{Caches, FluxCheckpoint};
+use crate::models::checkpoint::{Caches, FluxCheckpoint, SdxlCheckpoint, SdxlControlNet, open_birefnet};
 use crate::models::device::{self, DeviceError, Target};
 use crate::models::{parity, tiny};
 
@@ -35,7 +36,11 @@ pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
             };
             written.map(|()| Exit::Ok).map_err(|error| error.to_string())
         }
-        ModelCommand::Check { model } => check(&config.models, model),
+        ModelCommand::Check { model, checksums } => Ok(check(&config.models, model.as_deref(), checksums)),
+        ModelCommand::Fetch { models, to, revision } => {
+            let fetching = fetch::Fetching { models: &models, to: to.as_deref(), revision: &revision };
+            tokio::runtime::Handle::current().block_on(fetch::fetch(&config.models, &fetching))
+        }
     };
     result.unwrap_or_else(|problem| {
         eprintln!("{problem}");
@@ -52,13 +57,35 @@ fn compare(config: &ModelConfig, folder: &Path) -> Result<Exit, String> {
     Ok(if table.passed() { Exit::Ok } else { Exit::Failed })
 }
 
-/// Opens a checkpoint and checks every tensor's name, shape and place in its file. Loads nothing.
-fn check(config: &ModelConfig, model: Option<String>) -> Result<Exit, String> {
-    let model = model.unwrap_or_else(|| config.flux.model.clone());
+/// Opens checkpoints and checks every tensor's name, shape and place in its file. Loads nothing. All are looked at before
+/// one that is not complete fails the command.
+fn check(config: &ModelConfig, model: Option<&str>, checksums: bool) -> Exit {
     let caches = Caches::from_vars(|name| std::env::var(name).ok());
-    FluxCheckpoint::open(&model, &config.flux.replacements(), &caches).map_err(|error| error.to_string())?;
-    println!("{model}: complete");
-    Ok(Exit::Ok)
+    let flux = |model: &str| FluxCheckpoint::open(model, &config.flux.replacements(), &caches).map(drop);
+    let sdxl = &config.sdxl;
+    let checked = if let Some(model) = model {
+        vec![(model, flux(model))]
+    } else {
+        let vae = sdxl.vae_of(&sdxl.model);
+        vec![
+            (config.flux.model.as_str(), flux(&config.flux.model)),
+            (sdxl.model.as_str(), SdxlCheckpoint::open(&sdxl.model, vae, &caches).map(drop)),
+            (sdxl.controlnet.as_str(), SdxlControlNet::open(&sdxl.controlnet, &caches).map(drop)),
+            (config.segmentation.as_str(), open_birefnet(&config.segmentation, &caches).map(drop)),
+        ]
+    };
+    let mut exit = Exit::Ok;
+    for (model, complete) in checked {
+        let sums = |()| if checksums { fetch::sum(model, &caches) } else { Ok(format!("{model}: complete")) };
+        match complete.map_err(|error| error.to_string()).and_then(sums) {
+            Ok(line) => println!("{line}"),
+            Err(problem) => {
+                eprintln!("{model}: {problem}");
+                exit = Exit::Failed;
+            }
+        }
+    }
+    exit
 }
 
 /// `DEVICE` and `DTYPE`.

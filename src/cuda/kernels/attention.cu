@@ -83,10 +83,23 @@ __device__ __forceinline__ void fill(uint32_t tile, const T* from, int64_t dista
     }
 }
 
-__device__ __forceinline__ float bias_at(const void* bias, int64_t at, int format) {
-    if (format == F32) return static_cast<const float*>(bias)[at];
-    if (format == F16) return wide(static_cast<const __half*>(bias)[at]);
-    return wide(static_cast<const __nv_bfloat16*>(bias)[at]);
+// Two neighbours of the bias, of which only those that are there are read. `even`: the pair may be read at once.
+__device__ __forceinline__ float2 bias_at(const void* bias, int64_t at, int format, bool even, bool first, bool second) {
+    float2 pair = make_float2(0.0f, 0.0f);
+    if (even && second) {
+        if (format == F32) return *reinterpret_cast<const float2*>(static_cast<const float*>(bias) + at);
+        if (format == F16) return __half22float2(*reinterpret_cast<const __half2*>(static_cast<const __half*>(bias) + at));
+        return __bfloat1622float2(
+            *reinterpret_cast<const __nv_bfloat162*>(static_cast<const __nv_bfloat16*>(bias) + at));
+    }
+    auto one = [&](int64_t place) {
+        if (format == F32) return static_cast<const float*>(bias)[place];
+        if (format == F16) return wide(static_cast<const __half*>(bias)[place]);
+        return wide(static_cast<const __nv_bfloat16*>(bias)[place]);
+    };
+    if (first) pair.x = one(at);
+    if (second) pair.y = one(at + 1);
+    return pair;
 }
 
 template <typename T, int D, bool BIAS>
@@ -119,6 +132,15 @@ __global__ void __launch_bounds__(kWarps * 32)
     // This thread's rows of the accumulators, and its first column in each 8.
     const int64_t rows[2] = {first_query + warp * 16 + lane / 4, first_query + warp * 16 + lane / 4 + 8};
     const int pair_column = lane % 4 * 2;
+    int64_t bias_row[2] = {0, 0};
+    bool even = false;
+    if constexpr (BIAS) {
+        const int64_t base = (a.bias_batch > 1 ? batch * a.bias_stride[0] : 0) + (a.bias_heads > 1 ? head * a.bias_stride[1] : 0);
+        bias_row[0] = base + rows[0] * a.bias_stride[2];
+        bias_row[1] = base + rows[1] * a.bias_stride[2];
+        // Then every pair begins at a multiple of its size.
+        even = (base | a.bias_stride[2]) % 2 == 0 && reinterpret_cast<uintptr_t>(bias) % 8 == 0;
+    }
 
     for (int t = 0; t < tiles; t++) {
         const int stage = t % 2;
@@ -138,6 +160,22 @@ __global__ void __launch_bounds__(kWarps * 32)
             }
         }
         const uint32_t k_tile = k_tiles + stage * kTile, v_tile = v_tiles + stage * kTile;
+        const int64_t first_key = int64_t(t) * kKeys;
+
+        // Asked for before the product, needed after it.
+        float2 added[BIAS ? kKeys / 8 : 1][2];
+        if constexpr (BIAS) {
+#pragma unroll
+            for (int n = 0; n < kKeys / 8; n++) {
+#pragma unroll
+                for (int r = 0; r < 2; r++) {
+                    const int64_t key = first_key + n * 8 + pair_column;
+                    const bool row = rows[r] < a.queries;
+                    added[n][r] = bias_at(bias, bias_row[r] + key, a.bias_format, even, row && key < a.keys,
+                                          row && key + 1 < a.keys);
+                }
+            }
+        }
 
         float scores[kKeys / 8][4];
 #pragma unroll
@@ -153,7 +191,6 @@ __global__ void __launch_bounds__(kWarps * 32)
             }
         }
 
-        const int64_t first_key = int64_t(t) * kKeys;
         const bool ragged = first_key + kKeys > a.keys || (a.causal && first_key + kKeys > first_query);
         float top[2] = {highest[0], highest[1]};
 #pragma unroll
@@ -162,13 +199,7 @@ __global__ void __launch_bounds__(kWarps * 32)
             for (int i = 0; i < 4; i++) {
                 const int64_t key = first_key + n * 8 + pair_column + i % 2, row = rows[i / 2];
                 float score = scores[n][i] * a.scale;
-                if constexpr (BIAS) {
-                    if (row < a.queries && key < a.keys) {
-                        const int64_t at = (a.bias_batch > 1 ? batch * a.bias_stride[0] : 0) +
-                                           (a.bias_heads > 1 ? head * a.bias_stride[1] : 0) + row * a.bias_stride[2] + key;
-                        score += bias_at(bias, at, a.bias_format);
-                    }
-                }
+                if constexpr (BIAS) score += i % 2 ? added[n][i / 2].y : added[n][i / 2].x;
                 score *= kLog2e;
                 if (ragged && (key >= a.keys || (a.causal && key > row))) score = -INFINITY;
                 scores[n][i] = score;

@@ -63,15 +63,11 @@ template <typename T, int K, bool RESIDUAL, bool EIGHT, int PACKS> __global__ vo
             if constexpr (RESIDUAL) {
                 const Pack<T> y = load_once(a.y + row * a.y_row + pack * N);
                 Pack<T> total;
-                if (a.gate) {
-                    const Pack<T> gate = load(a.gate + batch * a.gate_row + pack * N);
+                const Pack<T> gate = a.gate ? load(a.gate + batch * a.gate_row + pack * N) : y;
 #pragma unroll
-                    for (int j = 0; j < N; j++) {
-                        total.at[j] = narrow<T>(values[p][j] + rounded<T>(wide(gate.at[j]) * wide(y.at[j])));
-                    }
-                } else {
-#pragma unroll
-                    for (int j = 0; j < N; j++) total.at[j] = narrow<T>(values[p][j] + wide(y.at[j]));
+                for (int j = 0; j < N; j += 2) {
+                    const auto addend = a.gate ? product_of(gate.pair(j), y.pair(j)) : y.pair(j);
+                    total.pair(j) = sum_of(x.pair(j), addend);
                 }
 #pragma unroll
                 for (int j = 0; j < N; j++) values[p][j] = wide(total.at[j]);
@@ -109,22 +105,28 @@ template <typename T, int K, bool RESIDUAL, bool EIGHT, int PACKS> __global__ vo
         Pack<T> out;
         if constexpr (K == Plain) {
 #pragma unroll
-            for (int j = 0; j < N; j++) out.at[j] = narrow<T>((values[p][j] - mean) * inverse);
+            for (int j = 0; j < N; j += 2) {
+                out.pair(j) = narrow_pair<T>((values[p][j] - mean) * inverse, (values[p][j + 1] - mean) * inverse);
+            }
         } else {
             const int64_t at = (K == Modulate ? batch * a.batch_row : 0) + pack * N;
             const Pack<T> first = load(a.first + at);
             Pack<T> second;
             if constexpr (K == Affine || K == Modulate) second = load(a.second + at);
 #pragma unroll
-            for (int j = 0; j < N; j++) {
-                const float n = (values[p][j] - mean) * inverse, w = wide(first.at[j]);
-                if constexpr (K == Affine) out.at[j] = narrow<T>(n * w + wide(second.at[j]));
-                if constexpr (K == Modulate) {
-                    out.at[j] =
-                        narrow<T>(rounded<T>(rounded<T>(n) * rounded<T>(1.0f + w)) + wide(second.at[j]));
+            for (int j = 0; j < N; j += 2) {
+                const float n0 = (values[p][j] - mean) * inverse, n1 = (values[p][j + 1] - mean) * inverse;
+                const float2 w = wide(first.pair(j));
+                if constexpr (K == Affine) {
+                    const float2 bias = wide(second.pair(j));
+                    out.pair(j) = narrow_pair<T>(n0 * w.x + bias.x, n1 * w.y + bias.y);
                 }
-                if constexpr (K == Rms) out.at[j] = narrow<T>(n * w);
-                if constexpr (K == RmsT5) out.at[j] = narrow<T>(rounded<T>(n) * w);
+                if constexpr (K == Modulate) {
+                    const auto factor = sum_of(first.pair(j), narrow_pair<T>(1.0f, 1.0f));
+                    out.pair(j) = sum_of(product_of(narrow_pair<T>(n0, n1), factor), second.pair(j));
+                }
+                if constexpr (K == Rms) out.pair(j) = narrow_pair<T>(n0 * w.x, n1 * w.y);
+                if constexpr (K == RmsT5) out.pair(j) = product_of(narrow_pair<T>(n0, n1), first.pair(j));
             }
         }
         if constexpr (EIGHT) {
@@ -182,22 +184,18 @@ __global__ void residual(const T* x, int64_t x_row, const T* gate, int64_t gate_
         const int64_t row = i / packs, column = (i - row * packs) * N;
         Pack<T> a = load(x + row * x_row + column);
         const Pack<T> b = load_once(y + row * y_row + column);
-        float sums[N];
-        if (gate) {
-            const Pack<T> g = load(gate + row / tokens * gate_row + column);
+        const Pack<T> g = gate ? load(gate + row / tokens * gate_row + column) : b;
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            a.pair(j) = sum_of(a.pair(j), gate ? product_of(g.pair(j), b.pair(j)) : b.pair(j));
+        }
+        if (limit < INFINITY) {
 #pragma unroll
             for (int j = 0; j < N; j++) {
-                sums[j] = rounded<T>(wide(a.at[j]) + rounded<T>(wide(g.at[j]) * wide(b.at[j])));
+                // A comparison that NaN fails leaves it as it is, as torch's clip does.
+                const float s = wide(a.at[j]);
+                a.at[j] = narrow<T>(s > limit ? limit : s < -limit ? -limit : s);
             }
-        } else {
-#pragma unroll
-            for (int j = 0; j < N; j++) sums[j] = rounded<T>(wide(a.at[j]) + wide(b.at[j]));
-        }
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-            // A comparison that NaN fails leaves it as it is, as torch's clip does.
-            const float s = sums[j];
-            a.at[j] = narrow<T>(s > limit ? limit : s < -limit ? -limit : s);
         }
         store(out + row * out_row + column, a);
     }

@@ -35,10 +35,43 @@ template <> __device__ __forceinline__ __nv_bfloat16 narrow<__nv_bfloat16>(float
 // `x` as it would be after a trip through memory in format T: the points where torch rounds inside a formula.
 template <typename T> __device__ __forceinline__ float rounded(float x) { return wide(narrow<T>(x)); }
 
+// Two neighbours at once in the format itself. Sums and products of 16-bit numbers round the same whether f32 stands
+// between or not (its 24 bits are at least twice theirs and two), at half the instructions.
+template <typename T> struct Pair;
+template <> struct Pair<float> { using type = float2; };
+template <> struct Pair<__half> { using type = __half2; };
+template <> struct Pair<__nv_bfloat16> { using type = __nv_bfloat162; };
+
+template <typename T> using PairOf = typename Pair<T>::type;
+
+__device__ __forceinline__ float2 sum_of(float2 a, float2 b) { return make_float2(a.x + b.x, a.y + b.y); }
+__device__ __forceinline__ __half2 sum_of(__half2 a, __half2 b) { return __hadd2_rn(a, b); }
+__device__ __forceinline__ __nv_bfloat162 sum_of(__nv_bfloat162 a, __nv_bfloat162 b) { return __hadd2_rn(a, b); }
+
+__device__ __forceinline__ float2 product_of(float2 a, float2 b) { return make_float2(a.x * b.x, a.y * b.y); }
+__device__ __forceinline__ __half2 product_of(__half2 a, __half2 b) { return __hmul2_rn(a, b); }
+__device__ __forceinline__ __nv_bfloat162 product_of(__nv_bfloat162 a, __nv_bfloat162 b) { return __hmul2_rn(a, b); }
+
+__device__ __forceinline__ float2 wide(float2 x) { return x; }
+__device__ __forceinline__ float2 wide(__half2 x) { return __half22float2(x); }
+__device__ __forceinline__ float2 wide(__nv_bfloat162 x) { return __bfloat1622float2(x); }
+
+template <typename T> __device__ __forceinline__ PairOf<T> narrow_pair(float a, float b);
+template <> __device__ __forceinline__ float2 narrow_pair<float>(float a, float b) { return make_float2(a, b); }
+template <> __device__ __forceinline__ __half2 narrow_pair<__half>(float a, float b) { return __floats2half2_rn(a, b); }
+template <> __device__ __forceinline__ __nv_bfloat162 narrow_pair<__nv_bfloat16>(float a, float b) {
+    return __floats2bfloat162_rn(a, b);
+}
+
 // 16 bytes of T: what a thread moves at once.
 template <typename T> struct alignas(16) Pack {
     static constexpr int N = 16 / sizeof(T);
     T at[N];
+
+    __device__ __forceinline__ PairOf<T>& pair(int j) { return reinterpret_cast<PairOf<T>*>(at)[j / 2]; }
+    __device__ __forceinline__ const PairOf<T>& pair(int j) const {
+        return reinterpret_cast<const PairOf<T>*>(at)[j / 2];
+    }
 };
 
 template <typename T> __device__ __forceinline__ Pack<T> load(const T* from) {

@@ -12,22 +12,18 @@
 namespace {
 using namespace marquee;
 
-// LANES threads a head, one pack each.
+// LANES threads a head, one pack each; a row of blocks a token, so that no thread divides.
 template <typename T, int LANES>
-__global__ void rms_norm_rope(T* x, int64_t batch_row, int64_t token_row, int64_t tokens, int heads, int64_t words,
-                              const T* q_words, const T* k_words, const T* q_rest, const T* k_rest, const float* cos,
-                              const float* sin, float eps, int64_t count) {
+__global__ void rms_norm_rope(T* x, int64_t batch_row, int64_t token_row, int heads, int words, const T* q_words,
+                              const T* k_words, const T* q_rest, const T* k_rest, const float* cos, const float* sin,
+                              float eps) {
     constexpr int N = Pack<T>::N;
     constexpr int DIM = LANES * N;
-    const int64_t thread = blockIdx.x * int64_t(blockDim.x) + threadIdx.x;
-    const int64_t at = thread / LANES;
-    const int lane = static_cast<int>(thread % LANES);
+    const int thread = blockIdx.x * blockDim.x + threadIdx.x;
+    const int at = thread / LANES, lane = thread % LANES, token = blockIdx.y;
     // Whole warps take part in the shuffles; those past the end compute on the last head and write nothing.
-    const int64_t head_at = at < count ? at : count - 1;
-    const int64_t token_at = head_at / (2 * heads);
-    const int which = static_cast<int>(head_at - token_at * 2 * heads);  // heads of q, then heads of k
-    const int64_t batch = token_at / tokens, token = token_at - batch * tokens;
-    T* const mine = x + batch * batch_row + token * token_row + int64_t(which) * DIM + lane * N;
+    const int which = at < 2 * heads ? at : 2 * heads - 1;  // heads of q, then heads of k
+    T* const mine = x + blockIdx.z * batch_row + token * token_row + which * DIM + lane * N;
     const bool is_k = which >= heads;
     const T* const weights = token < words ? (is_k ? k_words : q_words) : (is_k ? k_rest : q_rest);
     Pack<T> pack = load(mine);
@@ -42,16 +38,24 @@ __global__ void rms_norm_rope(T* x, int64_t batch_row, int64_t token_row, int64_
 #pragma unroll
     for (int other = LANES / 2; other > 0; other /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, other);
     const float inverse = rsqrtf(squares / DIM + eps);
-    const int64_t row = token * (DIM / 2) + lane * (N / 2);
+    const int64_t row = int64_t(token) * (DIM / 2) + lane * (N / 2);
+    alignas(16) float turns[2][N / 2];
+    static_assert(N / 2 == 2 || N / 2 == 4);
+    if constexpr (N / 2 == 4) {
+        *reinterpret_cast<float4*>(turns[0]) = __ldg(reinterpret_cast<const float4*>(cos + row));
+        *reinterpret_cast<float4*>(turns[1]) = __ldg(reinterpret_cast<const float4*>(sin + row));
+    } else {
+        *reinterpret_cast<float2*>(turns[0]) = __ldg(reinterpret_cast<const float2*>(cos + row));
+        *reinterpret_cast<float2*>(turns[1]) = __ldg(reinterpret_cast<const float2*>(sin + row));
+    }
 #pragma unroll
     for (int j = 0; j < N; j += 2) {
-        const float a = rounded<T>(values[j] * inverse * wide(weight.at[j]));
-        const float b = rounded<T>(values[j + 1] * inverse * wide(weight.at[j + 1]));
-        const float c = __ldg(cos + row + j / 2), s = __ldg(sin + row + j / 2);
-        pack.at[j] = narrow<T>(a * c - b * s);
-        pack.at[j + 1] = narrow<T>(b * c + a * s);
+        const float2 w = wide(weight.pair(j));
+        const float2 n = wide(narrow_pair<T>(values[j] * inverse * w.x, values[j + 1] * inverse * w.y));
+        const float c = turns[0][j / 2], s = turns[1][j / 2];
+        pack.pair(j) = narrow_pair<T>(n.x * c - n.y * s, n.y * c + n.x * s);
     }
-    if (at < count) store(mine, pack);
+    if (at < 2 * heads) store(mine, pack);
 }
 }  // namespace
 
@@ -61,16 +65,17 @@ MARQUEE_EXPORT int marquee_rms_norm_rope(void* x, int64_t batch_row, int64_t tok
                                          int64_t heads, int64_t dim, int64_t words, const void* q_words,
                                          const void* k_words, const void* q_rest, const void* k_rest, const float* cos,
                                          const float* sin, float eps, int format, cudaStream_t stream) {
-    const int64_t count = batch * tokens * heads * 2;
-    if (count == 0) return cudaSuccess;
+    if (batch * tokens * heads == 0) return cudaSuccess;
+    if (tokens > 65535 || batch > 65535) return cudaErrorInvalidValue;
     MARQUEE_BY_FORMAT(format, {
         auto in = [](const void* address) { return static_cast<const T*>(address); };
         const int64_t lanes = dim / Pack<T>::N;
-        const auto blocks = static_cast<unsigned>((count * lanes + 255) / 256);
+        const dim3 blocks(static_cast<unsigned>((2 * heads * lanes + 255) / 256), static_cast<unsigned>(tokens),
+                          static_cast<unsigned>(batch));
         auto go = [&](auto kernel) {
-            kernel<<<blocks, 256, 0, stream>>>(static_cast<T*>(x), batch_row, token_row, tokens,
-                                               static_cast<int>(heads), words, in(q_words), in(k_words), in(q_rest),
-                                               in(k_rest), cos, sin, eps, count);
+            kernel<<<blocks, 256, 0, stream>>>(static_cast<T*>(x), batch_row, token_row, static_cast<int>(heads),
+                                               static_cast<int>(words), in(q_words), in(k_words), in(q_rest),
+                                               in(k_rest), cos, sin, eps);
         };
         if (dim % Pack<T>::N != 0) return cudaErrorInvalidValue;
         switch (lanes) {
