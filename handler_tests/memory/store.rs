@@ -121,7 +121,7 @@ fn blocks_are_pieces_and_joined_rows_lie_below_each_other() {
 
     let find = |key: &str| layout.find(key, DType::BF16).unwrap();
     for end in ["weight", "bias"] {
-        let parts = ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]
+        let parts = ["attn.to_q", "attn.to_k", "attn.to_v"]
             .map(|name| find(&format!("single_transformer_blocks.1.{name}.{end}")));
         assert_eq!(parts[0].offset % ALIGNMENT, 0);
         for pair in parts.windows(2) {

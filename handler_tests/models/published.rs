@@ -33,7 +33,9 @@ fn nets_of_the_published_sizes_have_the_published_number_of_parameters() {
 
 #[test]
 fn arithmetic() {
-    let show = |name: &str, work: Work| println!("{name} {:.3} TFLOP {:.1} M", work.flops / 1e12, work.weights / 1e6);
+    let show = |name: &str, work: Work| {
+        println!("{name} {:.3} TFLOP {:.1} M", work.flops / 1e12, work.weights / 1e6)
+    };
     show("flux", work::flux(&published::flux_dev(), 4096, 512).unwrap());
     show("t5", work::t5(&published::t5_xxl(), 512).unwrap());
     show("clip", work::clip(&published::clip_l(), 77).unwrap());
@@ -41,6 +43,9 @@ fn arithmetic() {
     show("decode512", work::vae_decode(&published::sdxl_vae(), (64, 64)).unwrap());
     show("encode", work::vae_encode(&published::flux_vae(), (128, 128)).unwrap());
     show("unet", work::sdxl(&published::sdxl_unet(), None, 1, (128, 128), 77).unwrap());
-    show("both", work::sdxl(&published::sdxl_unet(), Some(&published::sdxl_controlnet()), 2, (128, 128), 77).unwrap());
+    show(
+        "both",
+        work::sdxl(&published::sdxl_unet(), Some(&published::sdxl_controlnet()), 2, (128, 128), 77).unwrap(),
+    );
     show("birefnet", work::birefnet(&published::birefnet(), (1024, 1024)).unwrap());
 }

@@ -17,7 +17,7 @@ pub struct Handle<T> {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "`handles.iter().map(Handle::id)`")]
 impl<T> Handle<T> {
     /// Its name in visits and reports.
-    pub fn id(&self) -> ModelId {
+    pub fn id(self) -> ModelId {
         self.id
     }
 }

@@ -129,6 +129,7 @@ impl Reader {
         let reading = state.current.is_some();
         let first = state.open.first().copied().filter(|_| reading);
         state.open = first.into_iter().collect();
+        state.done.clear();
     }
 }
 

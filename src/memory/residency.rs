@@ -244,8 +244,7 @@ impl Memory {
     ///
     /// # Errors
     /// The current visit did not name it.
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "as all that borrow what they look up by")]
-    pub fn lease<T: Send + Sync + 'static>(&mut self, handle: &Handle<T>) -> Result<Lease<T>, MemoryError> {
+    pub fn lease<T: Send + Sync + 'static>(&mut self, handle: Handle<T>) -> Result<Lease<T>, MemoryError> {
         let model = self.models.get(handle.id.0);
         let visited = self.visit().is_some_and(|visit| visit.models.contains(&handle.id));
         let net = model.filter(|_| visited).and_then(Model::net).and_then(Lease::new);

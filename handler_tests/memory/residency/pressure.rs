@@ -65,7 +65,7 @@ fn without_a_plan_the_device_runs_full_and_the_next_request_runs() {
     bench.memory.finish();
     bench.begin(vec![visit(1, &[first.id()], 0)], [Yes; 3]);
     bench.memory.enter().unwrap();
-    bench.memory.lease(&first).unwrap();
+    bench.memory.lease(first).unwrap();
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn when_somebody_takes_memory_what_has_no_use_leaves_and_the_visit_goes_on() {
     bench.memory.enter().unwrap();
     assert_eq!(bench.used(), half, "the second could not come early");
     bench.memory.enter().unwrap();
-    bench.memory.lease(&second).unwrap();
+    bench.memory.lease(second).unwrap();
     assert_eq!(bench.used(), half, "the first made room");
     let report = bench.memory.finish();
     assert_eq!((report.visits.len(), report.budget_bytes), (2, Some(2 * RESERVE + RESERVE / 2)));
@@ -91,7 +91,7 @@ fn an_allocation_that_fails_once_is_tried_again_and_one_that_fails_twice_is_an_e
     bench.begin(vec![visit(1, &[model.id()], 0)], [No; 3]);
     bench.counter.lock().unwrap().fail = Some(FULL.to_owned());
     bench.memory.enter().unwrap();
-    bench.memory.lease(&model).unwrap();
+    bench.memory.lease(model).unwrap();
     bench.memory.unload("model", &[model.id()]).unwrap();
     bench.begin(vec![visit(1, &[model.id()], 0)], [No; 3]);
     bench.counter.lock().unwrap().foreign = RESERVE + 80;
@@ -120,11 +120,11 @@ fn a_visit_that_runs_full_while_it_computes_is_entered_anew_once() {
     bench.counter.lock().unwrap().foreign = 20;
     bench.memory.again(FULL, &|| true).unwrap();
     assert_eq!(bench.used(), 50, "the first model made room");
-    bench.memory.lease(&second).unwrap();
+    bench.memory.lease(second).unwrap();
     let full = bench.memory.again(FULL, &|| true).unwrap_err();
     assert!(matches!(full, MemoryError::OutOfMemory(_)) && full.to_string().contains(FULL), "{full}");
     bench.memory.enter().unwrap();
-    bench.memory.lease(&first).unwrap();
+    bench.memory.lease(first).unwrap();
     assert!(bench.memory.enter().is_err(), "all visits were made");
 }
 

@@ -9,16 +9,16 @@ use super::bench::{Bench, visit};
 fn a_model_is_leased_in_its_visit_and_nowhere_else() {
     let mut bench = Bench::roomy(100);
     let (first, second) = (bench.model("first", &[10], 0), bench.model("second", &[20], 0));
-    assert!(matches!(bench.memory.lease(&first), Err(MemoryError::OutOfOrder(_))));
+    assert!(matches!(bench.memory.lease(first), Err(MemoryError::OutOfOrder(_))));
     bench.begin(vec![visit(1, &[first.id()], 0), visit(1, &[second.id()], 0)], [No; 3]);
-    assert!(bench.memory.lease(&first).is_err(), "before its visit");
+    assert!(bench.memory.lease(first).is_err(), "before its visit");
     bench.memory.enter().unwrap();
-    bench.memory.lease(&first).unwrap();
-    let refused = bench.memory.lease(&second).map(drop).unwrap_err();
+    bench.memory.lease(first).unwrap();
+    let refused = bench.memory.lease(second).map(drop).unwrap_err();
     assert!(refused.to_string().contains("second"), "{refused}");
     bench.memory.enter().unwrap();
-    assert!(bench.memory.lease(&first).is_err(), "after its visit");
-    bench.memory.lease(&second).unwrap();
+    assert!(bench.memory.lease(first).is_err(), "after its visit");
+    bench.memory.lease(second).unwrap();
     assert!(matches!(bench.memory.enter(), Err(MemoryError::OutOfOrder(_))), "a third visit");
 }
 
@@ -28,7 +28,7 @@ fn what_is_leased_does_not_leave() {
     let model = bench.model("model", &[10], 0);
     bench.begin(vec![visit(1, &[model.id()], 0)], [Yes; 3]);
     bench.memory.enter().unwrap();
-    let lease = bench.memory.lease(&model).unwrap();
+    let lease = bench.memory.lease(model).unwrap();
     bench.memory.unload("by hand", &[model.id()]).unwrap();
     assert_eq!(bench.used(), 10);
     bench.memory.finish();

@@ -230,6 +230,12 @@ proptest! {
                 let Some(next) = uses[model].filter(|_| piece == replay.first_gap(model)) else { continue };
                 let bytes = replay.piece(model, piece);
                 prop_assert!(total + bytes > limit, "model {} left visit {} although {} of {} is room", model, visit, bytes, limit.saturating_sub(total));
+                // Nothing stays that has no use any more.
+                let useless: u64 = (0..case.sizes.len())
+                    .filter(|other| !replay.needs(visit, *other) && uses[*other].is_none())
+                    .map(|other| replay.bytes_of(other))
+                    .sum();
+                prop_assert_eq!(useless, 0, "model {} left visit {} before them", model, visit);
                 // What is used later than it, or not at all, makes no room for it either.
                 let others: u64 = (0..case.sizes.len())
                     .filter(|other| *other != model && !replay.needs(visit, *other))

@@ -112,3 +112,11 @@ fn without_a_budget_everything_stays_and_nothing_is_refused() {
     let plan = plan(&sizes, &standing, &itinerary, &terms).unwrap();
     assert_eq!(plan.left, u64::MAX / 4 * 2);
 }
+
+#[test]
+fn what_is_needed_sooner_has_the_room_first() {
+    let sizes = [size(&[60], 0), size(&[30, 20], 0), size(&[10], 0)];
+    let visits = vec![visit(1, &[A], 0), visit(1, &[B], 0), visit(1, &[C], 0)];
+    let plan = planned(&sizes, visits, [No; 3], 100, true);
+    assert_eq!(plan.stages[0].during, [step(B, Action::Upload, &[0], 30)]);
+}

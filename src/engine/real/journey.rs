@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 
-use super::fault::Fault;
+use super::fault::{Condition, Fault};
 use super::itinerary::{Act, Stop};
 use super::watch::Progress;
 use crate::engine::{Ctx, EngineError};
@@ -103,9 +103,19 @@ impl<'a> Journey<'a> {
                 return Err(Fault::Defect(format!("{sub_step}: {act:?} where {planned} was planned")));
             }
         }
-        self.memory.enter()?;
+        let ctx = self.ctx;
+        let go_on = || ctx.check().is_ok();
+        self.memory.enter_while(&go_on)?;
         self.check()?;
-        work(self)
+        match work(self) {
+            // Somebody else took memory: once more with less on the device.
+            Err(fault) if fault.condition() == Condition::Full => {
+                self.memory.again(&fault.to_string(), &go_on)?;
+                self.check()?;
+                work(self)
+            }
+            other => other,
+        }
     }
 
     /// A net of the current stop.
@@ -113,7 +123,7 @@ impl<'a> Journey<'a> {
     /// # Errors
     /// The stop did not name it.
     pub fn lease<T: Send + Sync + 'static>(&mut self, handle: Handle<T>) -> Result<Lease<T>, Fault> {
-        Ok(self.memory.lease(&handle)?)
+        Ok(self.memory.lease(handle)?)
     }
 
     /// Step `step` is done.

@@ -86,8 +86,8 @@ impl State<'_> {
         all
     }
 
-    /// The timetable ends the model's stay before `later` needs it. If there is room for all of it, the stay ends now and
-    /// the next begins while the device computes, instead of later while it waits.
+    /// The timetable ends the model's stay before `later` needs it. The stay ends now and the next begins while the device
+    /// computes, as far as there is room, instead of later while it waits. Whether all of it is there then.
     fn renew(
         &mut self,
         model: usize,
@@ -95,18 +95,29 @@ impl State<'_> {
         terms: &Terms,
         moves: &mut Vec<Move>,
     ) -> bool {
-        let used_before = (visit..later).any(|at| self.needs(at, model));
-        let held = self.held_bytes(model);
-        let all = self.form_bytes(model);
-        let room =
-            (self.limit(visit, terms).saturating_add(held)).saturating_sub(self.bytes() + self.work(visit));
-        let lasting = self.lasting_room(model, 0, (visit, later), terms);
-        if used_before || all > room.min(lasting) {
+        if (visit..later).any(|at| self.needs(at, model)) {
             return false;
         }
+        let held = self.held_bytes(model);
+        let room =
+            self.limit(visit, terms).saturating_add(held).saturating_sub(self.bytes() + self.work(visit));
+        let room = room.min(self.lasting_room(model, 0, (visit, later), terms));
+        let Some(tracked) = self.models.get(model) else { return false };
+        let form = tracked.form.resident.iter().enumerate();
+        let form: Vec<usize> = form.filter(|(_, wanted)| **wanted).map(|(piece, _)| piece).collect();
+        let mut bytes = 0;
+        let fits = |piece: &&usize| {
+            bytes += self.piece(model, **piece);
+            bytes <= room
+        };
+        let wanted: Vec<usize> = form.iter().take_while(fits).copied().collect();
+        if wanted.is_empty() {
+            return false;
+        }
+        let all = wanted.len() == form.len();
         moves.extend(self.turn(model, self.held(model), Action::Free));
-        moves.extend(self.turn(model, self.missing(model), Action::Upload));
-        true
+        moves.extend(self.turn(model, wanted, Action::Upload));
+        all
     }
 
     /// Bytes that can be added to `held` bytes of `model` during `visit` and stay until `later`, with all that is needed
