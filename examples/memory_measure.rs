@@ -138,7 +138,7 @@ fn main() -> Outcome<()> {
         let count = store.pieces().len();
         let streamed: Vec<usize> = (count - streamed..count).collect();
         for round in ["first", "again"] {
-            let ((), seconds) = timed(&device, || {
+            let (_, seconds) = timed(&device, || {
                 let mut parts = store.parts(&transfer);
                 let stay: Vec<usize> = (0..count).filter(|piece| !streamed.contains(piece)).collect();
                 parts.bring(&stay)?;

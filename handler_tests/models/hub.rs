@@ -40,12 +40,18 @@ struct Behaviour {
 struct Stand {
     files: HashMap<String, Vec<u8>>,
     behaviour: Behaviour,
-    /// (path, Range, Authorization) of every request for a file.
-    asked: Mutex<Vec<(String, Option<String>, Option<String>)>>,
+    asked: Mutex<Vec<Asked>>,
 }
 
+/// Path, Range, Authorization of a request for a file.
+type Asked = (String, Option<String>, Option<String>);
+
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|half| char::from(b"0123456789abcdef"[usize::from(half)]))
+        .collect()
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -201,7 +201,7 @@ impl Bench {
 }
 
 /// What memory leaves to the driver (its `RESERVE`); tests reckon without it.
-pub(super) const RESERVE: u64 = 512 << 20;
+pub(super) const RESERVE: u64 = 768 << 20;
 
 pub(super) fn visit(step: u8, models: &[ModelId], work: u64) -> Visit {
     Visit { label: format!("step {step} on {models:?}"), models: models.to_vec(), work, step }
