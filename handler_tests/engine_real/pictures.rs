@@ -164,9 +164,10 @@ fn an_auto_text_is_merged_with_the_prompt_of_its_band() {
         image::Rgba([250, 240, 200, if inside { 255 } else { 0 }])
     });
     job["step2_image"] = json!(base64(&small.into()));
-    // Noise everywhere but where a text at the bottom stands: 20 rows, 25 above the edge.
+    // Noise everywhere but where a text at the bottom stands (20 rows, 25 above the edge), and a row more: each row is held
+    // against the next.
     let quiet = RgbImage::from_fn(256, 256, |x, y| {
-        let value = if (210..232).contains(&y) { 90 } else { ((x * 37 + y * 91) % 251) as u8 };
+        let value = if (211..232).contains(&y) { 90 } else { ((x * 37 + y * 91) % 251) as u8 };
         image::Rgb([value; 3])
     });
     job["step1_image"] = json!(base64(&quiet.into()));

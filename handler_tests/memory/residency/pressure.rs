@@ -58,6 +58,7 @@ fn without_a_plan_the_device_runs_full_and_the_next_request_runs() {
     let MemoryError::OutOfMemory(numbers) = &full else { panic!("{full}") };
     assert_eq!((numbers.needed, numbers.allocated, numbers.free), (200, RESERVE, Some(100)));
     assert_eq!(numbers.budget, None);
+    assert_eq!(bench.used(), 0, "what ran the device full is in the next request's way");
     let words = full.to_string();
     for expected in ["second comes in", "GPU_BUDGET=off", "CUDA_ERROR_OUT_OF_MEMORY"] {
         assert!(words.contains(expected), "{expected} in {words}");

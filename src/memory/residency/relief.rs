@@ -11,6 +11,9 @@ impl Memory {
     pub(super) fn relieve(&mut self, full: Full, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
         // Without a plan there is nothing to make smaller.
         let Some(planned) = self.request.budget.filter(|_| !self.request.relieved) else {
+            // Whatever this request was to leave on the device would be in the next one's way.
+            let all: Vec<ModelId> = (0..self.models.len()).map(ModelId).collect();
+            self.unload("idle models", &all)?;
             return Err(MemoryError::OutOfMemory(Box::new(full)));
         };
         tracing::warn!("{full}; what has no use is freed, and it is tried again");
