@@ -221,6 +221,15 @@ impl Bus {
         Event::behind(&self.copies)
     }
 
+    /// An event behind all copies so far whose time can be read.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn time_copies(&self) -> Result<Event> {
+        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        self.copies.record_event(timed).map(|event| Event(Arc::new(event))).map_err(failed("an event"))
+    }
+
     /// An event behind all computing so far.
     ///
     /// # Errors
@@ -260,6 +269,14 @@ impl Event {
         let context = self.0.context();
         context.record_err(context.bind_to_thread());
         !matches!(self.0.try_is_complete(), Ok(false))
+    }
+
+    /// Seconds on the card from `earlier` to this; `None` unless both have passed and were made to be timed.
+    pub fn seconds_since(&self, earlier: &Self) -> Option<f64> {
+        if !(self.has_passed() && earlier.has_passed()) {
+            return None;
+        }
+        earlier.0.elapsed_ms(&self.0).ok().map(|milliseconds| f64::from(milliseconds) / 1e3)
     }
 
     /// Until it is done, or failed.

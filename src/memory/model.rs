@@ -93,14 +93,6 @@ impl Model {
         Ok(())
     }
 
-    /// Waits until all that was brought is there.
-    ///
-    /// # Errors
-    /// The device is lost.
-    pub(super) fn wait(&mut self) -> Result<()> {
-        self.device.as_mut().map_or(Ok(()), |device| device.arrival.wait())
-    }
-
     /// Builds the net, if it is not built yet: microseconds, and no memory but a ring for what is `streamed`.
     ///
     /// # Errors

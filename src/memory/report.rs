@@ -43,7 +43,8 @@ pub struct MoveReport {
     pub to: Place,
     /// How much.
     pub bytes: u64,
-    /// How long it took; absent if it went on while something was computed, and for what is only freed.
+    /// How long it took, whether anybody waited for it or something was computed beside it; absent for what is only freed,
+    /// and for a copy that was still running when the request ended.
     pub seconds: Option<f64>,
 }
 

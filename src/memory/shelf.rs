@@ -39,12 +39,6 @@ pub trait Arrival: Send {
     /// The device has no room or is lost. Pieces that came before stay.
     fn bring(&mut self, pieces: &[usize]) -> Result<()>;
 
-    /// Waits until all that was brought has arrived.
-    ///
-    /// # Errors
-    /// The device is lost.
-    fn wait(&mut self) -> Result<()>;
-
     /// What a net is built from, once all but the `streamed` pieces are there; takes the memory of a ring for those, which
     /// lives as long as the net. Computing that is asked for from now on waits for the copies.
     ///

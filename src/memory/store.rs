@@ -283,8 +283,9 @@ impl Parts {
         }
     }
 
-    /// What the net is built from: all pieces but the `streamed` ones have to be here. Computing that is asked for from now
-    /// on waits, on the device, for their copies. Streamed pieces pass through two slots each time that the net runs; with
+    /// What the net is built from: all pieces but the `streamed` ones have to be here or on their way. Computing that is asked
+    /// for from now on waits, on the device, for the pieces that are no blocks; a block is waited for where it runs. Streamed
+    /// pieces pass through two slots each time that the net runs; with
     /// `again`, the first of them come back ahead of the next run.
     ///
     /// # Errors
@@ -305,14 +306,16 @@ impl Parts {
             (_, Some(host)) => Some(Ring::new(&store.layout, &host, &self.transfer, streamed, again)?),
             (_, None) => return Err(Error::Msg(format!("{name}: streaming without a host copy"))),
         };
-        // Copies end in order, so that waiting for those that still run is waiting for the last one.
-        for mark in self.places.iter().filter_map(|place| place.arrived.as_ref()) {
-            if !mark.has_passed() {
-                self.transfer.compute_after(mark)?;
+        let mut pieces = Vec::with_capacity(self.places.len());
+        for (place, segment) in self.places.iter().zip(store.layout.segments()) {
+            let arrival = Awaited::new(place.arrived.clone());
+            if !segment.is_block {
+                arrival.wait(&self.transfer)?;
             }
+            pieces.push((place.lanes.clone(), arrival));
         }
-        let lanes = self.places.iter().map(|place| place.lanes.clone()).collect();
-        let lanes = Arc::new(DeviceLanes { lanes, streamed: streamed.to_vec(), ring });
+        let transfer = self.transfer.clone();
+        let lanes = Arc::new(DeviceLanes { pieces, streamed: streamed.to_vec(), ring, transfer });
         let (layout, source) = (Arc::clone(&store.layout), Arc::clone(&store.source));
         Ok(Weights::placed(layout, lanes, source, store.dtype, &store.device))
     }
@@ -324,12 +327,38 @@ impl Drop for Parts {
     }
 }
 
+/// A piece's arrival as the computing sees it.
+struct Awaited {
+    mark: Option<Mark>,
+    /// Whether the computing is behind it already: asked at every block of every step.
+    done: AtomicBool,
+}
+
+impl Awaited {
+    fn new(mark: Option<Mark>) -> Self {
+        let done = AtomicBool::new(mark.is_none());
+        Self { mark, done }
+    }
+
+    fn wait(&self, transfer: &Transfer) -> Result<()> {
+        if self.done.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if let Some(mark) = self.mark.as_ref().filter(|mark| !mark.has_passed()) {
+            transfer.compute_after(mark)?;
+        }
+        self.done.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
 /// A model's memory on the device, as nets see it.
 struct DeviceLanes {
-    /// By piece.
-    lanes: Vec<Vec<Tensor>>,
+    /// Lanes by dtype, and their arrival.
+    pieces: Vec<(Vec<Tensor>, Awaited)>,
     streamed: Vec<usize>,
     ring: Option<Arc<Ring>>,
+    transfer: Transfer,
 }
 
 impl Lanes for DeviceLanes {
@@ -337,11 +366,15 @@ impl Lanes for DeviceLanes {
         if self.is_streamed(segment) {
             return None;
         }
-        self.lanes.get(segment)?.iter().find(|lane| lane.dtype() == dtype).cloned()
+        self.pieces.get(segment)?.0.iter().find(|lane| lane.dtype() == dtype).cloned()
     }
 
     fn is_streamed(&self, segment: usize) -> bool {
         self.streamed.contains(&segment)
+    }
+
+    fn arrive(&self, segment: usize) -> Result<()> {
+        self.pieces.get(segment).map_or(Ok(()), |(_, arrival)| arrival.wait(&self.transfer))
     }
 
     fn lend(&self, segment: usize) -> Result<Arc<dyn Lanes>> {

@@ -58,11 +58,6 @@ impl Arrival for Parts {
         self.bring(pieces)
     }
 
-    fn wait(&mut self) -> Result<()> {
-        Self::wait(self);
-        Ok(())
-    }
-
     fn weights(&mut self, streamed: &[usize]) -> Result<Weights> {
         Self::weights(self, streamed, true)
     }

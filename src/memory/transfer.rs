@@ -74,6 +74,17 @@ impl Transfer {
         )
     }
 
+    /// [`Transfer::mark_copies`] whose distance to another of its kind can be read ([`Mark::seconds_since`]).
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn time_copies(&self) -> Result<Mark> {
+        self.mark(
+            #[cfg(feature = "cuda")]
+            crate::cuda::bus::Bus::time_copies,
+        )
+    }
+
     /// Passes when all computing so far is done.
     ///
     /// # Errors
@@ -148,6 +159,18 @@ impl Mark {
         return self.event.as_ref().is_none_or(crate::cuda::bus::Event::has_passed);
         #[cfg(not(feature = "cuda"))]
         true
+    }
+
+    /// How long the device took from `earlier` to this, both made by [`Transfer::time_copies`] and passed; `None` on a CPU.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "a CPU is never behind"))]
+    pub fn seconds_since(&self, earlier: &Self) -> Option<f64> {
+        #[cfg(feature = "cuda")]
+        return self.event.as_ref()?.seconds_since(earlier.event.as_ref()?);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = earlier;
+            None
+        }
     }
 
     /// Waits for it. A lost card ends the wait, and the next call on it says why.

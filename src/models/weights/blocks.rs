@@ -2,7 +2,8 @@
 //!
 //! The net says how a block is built and when it runs; whether its weights stay or come and go is decided by whoever made
 //! the [`Weights`]. Building a block over weights that lie on the device costs look-ups, so a block that comes and goes
-//! is built anew each time.
+//! is built anew each time. A block that stays may still be on its way when the net begins: it is waited for where it
+//! runs, so that the first blocks compute while the last cross the bus.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use candle_core::{Error, Result};
 
 use super::Weights;
+use super::placed::Gate;
 
 type Build<B> = dyn Fn(&Weights) -> Result<B> + Send + Sync;
 
@@ -20,7 +22,8 @@ pub struct Blocks<B> {
 }
 
 enum Block<B> {
-    Here(Arc<B>),
+    /// On the device, or on its way there.
+    Here(Arc<B>, Option<Gate>),
     Lent(Weights),
 }
 
@@ -40,7 +43,7 @@ impl<B> Blocks<B> {
                 if view.is_streamed() {
                     Ok(Block::Lent(view))
                 } else {
-                    build(&view).map(|block| Block::Here(Arc::new(block)))
+                    build(&view).map(|block| Block::Here(Arc::new(block), view.gate()))
                 }
             })
             .collect::<Result<_>>()?;
@@ -64,7 +67,12 @@ impl<B> Blocks<B> {
     /// No such block, a copy that failed, or what `work` returns.
     pub fn with<R>(&self, index: usize, work: impl FnOnce(&B) -> Result<R>) -> Result<R> {
         match self.list.get(index) {
-            Some(Block::Here(block)) => work(block),
+            Some(Block::Here(block, gate)) => {
+                if let Some(gate) = gate {
+                    gate.wait()?;
+                }
+                work(block)
+            }
             Some(Block::Lent(view)) => {
                 let lent = view.lend()?;
                 let block = (self.build)(&lent)?;
@@ -78,7 +86,7 @@ impl<B> Blocks<B> {
 impl<B> Clone for Blocks<B> {
     fn clone(&self) -> Self {
         let list = self.list.iter().map(|block| match block {
-            Block::Here(block) => Block::Here(Arc::clone(block)),
+            Block::Here(block, gate) => Block::Here(Arc::clone(block), gate.clone()),
             Block::Lent(view) => Block::Lent(view.clone()),
         });
         Self { list: list.collect(), build: Arc::clone(&self.build) }

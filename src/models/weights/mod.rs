@@ -32,7 +32,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use crate::models::ops::{Eight, Linear};
-use placed::Placed;
+use placed::{Gate, Placed};
 use probe::{Asked, Role};
 
 pub use blocks::Blocks;
@@ -252,6 +252,12 @@ impl Weights {
         }
     }
 
+    /// What to wait at before the tensors below the prefix are read, if they are those of a block that has a place.
+    fn gate(&self) -> Option<Gate> {
+        let Origin::Placed(placed) = &self.from else { return None };
+        placed.layout.segment(&self.prefix).map(|segment| Gate { lanes: Arc::clone(&placed.lanes), segment })
+    }
+
     /// The same view as that of a block that may come and go.
     pub(super) fn as_block(&self) -> Self {
         let outermost = self.block.clone().unwrap_or_else(|| self.prefix.as_str().into());
@@ -338,12 +344,19 @@ impl Weights {
                 let outputs = weight.dim(0)?;
                 let has_data = !matches!(self.from, Origin::Probe(_));
                 if self.eight && has_data && Eight::suits(&self.device) && Eight::fits(outputs, inputs) {
+                    self.wait_for_block()?;
                     return Ok(Linear::eight(Eight::new(&weight)?, bias));
                 }
                 Ok(Linear::dense(weight, bias))
             }
             Loaded::Quantised(blocks) => Linear::quantised(blocks, bias),
         }
+    }
+
+    /// Before a constructor computes with a block's tensors.
+    fn wait_for_block(&self) -> Result<()> {
+        let (Origin::Placed(placed), Some(block)) = (&self.from, &self.block) else { return Ok(()) };
+        placed.layout.segment(block).map_or(Ok(()), |segment| placed.lanes.arrive(segment))
     }
 
     /// The same view for candle's own modules.

@@ -18,12 +18,32 @@ pub trait Lanes: Send + Sync {
     /// Whether the segment comes and goes.
     fn is_streamed(&self, segment: usize) -> bool;
 
+    /// Lets computing that is asked for from now on wait, on the device, for a segment that is still on its way.
+    ///
+    /// # Errors
+    /// The device is lost.
+    fn arrive(&self, segment: usize) -> Result<()>;
+
     /// Waits for a streamed segment; it stays until what is returned is dropped. Work that reads it must have been
     /// given to the device by then.
     ///
     /// # Errors
     /// The copy failed.
     fn lend(&self, segment: usize) -> Result<Arc<dyn Lanes>>;
+}
+
+/// Where a block that may still be on its way is waited for.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) lanes: Arc<dyn Lanes>,
+    pub(super) segment: usize,
+}
+
+impl Gate {
+    /// Lets computing that is asked for from now on wait for the block.
+    pub(super) fn wait(&self) -> Result<()> {
+        self.lanes.arrive(self.segment)
+    }
 }
 
 /// A layout in memory.
