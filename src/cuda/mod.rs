@@ -14,7 +14,10 @@ pub mod launch;
 pub mod linear;
 pub mod norm;
 pub mod picture;
+pub mod pixels;
+pub mod pool;
 pub mod rope;
+pub mod upload;
 pub mod wide_attention;
 pub mod window_attention;
 

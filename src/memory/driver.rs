@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result};
 
+use crate::models::device::keep_freed;
+
 /// The device's own count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
@@ -19,11 +21,17 @@ pub trait Driver: Send {
     /// The device is lost.
     fn usage(&self) -> Result<Option<Usage>>;
 
-    /// Waits until freed memory is back.
+    /// Waits until freed memory is back, except for what may be kept.
     ///
     /// # Errors
     /// The device is lost.
     fn settle(&self) -> Result<()>;
+
+    /// Lets the allocator of what is computed with keep up to `bytes` that were freed; what it holds beyond that goes back.
+    ///
+    /// # Errors
+    /// The device is lost.
+    fn keep(&self, bytes: u64) -> Result<()>;
 }
 
 /// The driver of candle's device.
@@ -48,5 +56,9 @@ impl Driver for Real {
 
     fn settle(&self) -> Result<()> {
         self.0.synchronize()
+    }
+
+    fn keep(&self, bytes: u64) -> Result<()> {
+        keep_freed(&self.0, bytes)
     }
 }

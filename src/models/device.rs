@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -164,5 +164,46 @@ pub fn memory(device: &Device) -> Result<Option<Memory>, DeviceError> {
             Ok(Some(Memory { free, total }))
         }
         _ => Ok(None),
+    }
+}
+
+/// `x`, which lies in main memory, on `device`. On a card it does not wait for the weights that cross the bus at the time,
+/// as candle's own copies do (see `cuda::upload`): for pictures, noise, tables, whatever is more than 64 KiB.
+///
+/// # Errors
+/// No room on the device, or the device is lost.
+pub fn send(x: &Tensor, device: &Device) -> candle_core::Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let (Device::Cuda(card), Device::Cpu) = (device, x.device())
+        && let Some(sent) = crate::cuda::upload::upload(x, card)?
+    {
+        return Ok(sent);
+    }
+    x.to_device(device)
+}
+
+/// Most bytes of a card that computing used since the last call, and that its allocator held for it; `None` on a CPU.
+pub fn computing_peak(device: &Device) -> Option<(u64, u64)> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => crate::cuda::pool::high_water(cuda),
+        _ => None,
+    }
+}
+
+/// Lets a card's allocator keep up to `bytes` of freed memory instead of giving it back at every synchronisation; what it
+/// holds beyond that goes now. Nothing on a CPU.
+///
+/// # Errors
+/// The device is lost.
+#[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "only a card can be lost"))]
+pub fn keep_freed(device: &Device, bytes: u64) -> candle_core::Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => crate::cuda::pool::keep(cuda, bytes),
+        _ => {
+            let _ = bytes;
+            Ok(())
+        }
     }
 }

@@ -4,10 +4,12 @@
 //! know latents. Callers: the pipelines. Palette images are decoded to RGB before they come here; Pillow would
 //! resize them by nearest neighbour, which nobody wants reproduced.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use image::{DynamicImage, GrayImage, RgbImage};
 
 use crate::imaging::resample::{self, Filter};
+use crate::models::device::send;
+use crate::models::ops::{picture_bytes, unit_picture};
 
 /// A picture as the autoencoder wants it: (1, 3, height, width) in [-1, 1], f32. Lanczos to the size, then RGB (alpha is
 /// dropped, grey repeated).
@@ -25,7 +27,7 @@ pub fn picture_to_tensor(image: &DynamicImage, width: u32, height: u32, device: 
 /// A side of 0; no room on the device.
 pub fn control_to_tensor(image: &DynamicImage, width: u32, height: u32, device: &Device) -> Result<Tensor> {
     let rgb = resized(image, width, height)?.to_rgb8();
-    unit(rgb.as_raw(), (height as usize, width as usize, 3), device)
+    unit_picture(rgb.as_raw(), (height as usize, width as usize, 3), device)
 }
 
 /// A mask: (1, 1, height, width) of 0 and 1, f32; 1 where the picture is to be painted anew. Lanczos to the size in the
@@ -37,7 +39,7 @@ pub fn mask_to_tensor(mask: &DynamicImage, width: u32, height: u32, device: &Dev
     let grey = to_grey(&resized(mask, width, height)?);
     // value / 255 >= 0.5 in f32 is value >= 128.
     let on: Vec<f32> = grey.as_raw().iter().map(|&value| if value >= 128 { 1.0 } else { 0.0 }).collect();
-    Tensor::from_vec(on, (1, 1, height as usize, width as usize), device)
+    send(&Tensor::from_vec(on, (1, 1, height as usize, width as usize), &Device::Cpu)?, device)
 }
 
 /// Decoded pictures (batch, 3, height, width) around [-1, 1] to 8 bits: halved and shifted in their own dtype, clamped,
@@ -50,12 +52,7 @@ pub fn tensor_to_pictures(pictures: &Tensor) -> Result<Vec<RgbImage>> {
     if channels != 3 {
         candle_core::bail!("pictures of {channels} channels; expected 3");
     }
-    let dtype = pictures.dtype();
-    // torch computes a half tensor with Python numbers in f32 and rounds after each operation. Halving is exact.
-    let shifted = ((pictures.to_dtype(DType::F32)? * 0.5)? + 0.5)?.to_dtype(dtype)?.to_dtype(DType::F32)?;
-    let values: Vec<f32> = shifted.permute((0, 2, 3, 1))?.flatten_all()?.to_vec1()?;
-    let bytes: Vec<u8> =
-        values.into_iter().map(|value| (value.clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect();
+    let bytes = picture_bytes(pictures)?;
     let size = channels * height * width;
     (0..batch)
         .map(|index| {
@@ -98,14 +95,4 @@ fn resized(image: &DynamicImage, width: u32, height: u32) -> Result<DynamicImage
         );
     }
     Ok(resample::resize(image, width, height, Filter::Lanczos))
-}
-
-/// (height, width, channels) bytes to (1, channels, height, width) in [0, 1].
-fn unit(bytes: &[u8], shape: (usize, usize, usize), device: &Device) -> Result<Tensor> {
-    let values: Vec<f32> = bytes.iter().map(|&value| f32::from(value) / 255.0).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu)?
-        .permute((2, 0, 1))?
-        .unsqueeze(0)?
-        .contiguous()?
-        .to_device(device)
 }

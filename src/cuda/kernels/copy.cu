@@ -2,6 +2,8 @@
 //
 //   copy:    y = x, of rows at any distance, between formats (rounded to nearest even)
 //   gather:  rows of a table by index: token embeddings
+//   fetch:   y = x, bytes, where x is mapped main memory: the card's threads read across the bus themselves, because its copy
+//            engine would serve them after everything else that waits for it (see upload.rs)
 //
 // Bytes moved: each element read once and written once.
 #include "numeric.cuh"
@@ -35,6 +37,13 @@ __global__ void gather(const T* table, const uint32_t* indices, T* y, int64_t co
         const int64_t row = i / columns;
         y[i] = table[indices[row] * columns + i - row * columns];
     }
+}
+
+__global__ void fetch(const int4* x, int4* y, int64_t packs, const unsigned char* x_rest, unsigned char* y_rest, int rest) {
+    for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < packs; i += int64_t(gridDim.x) * blockDim.x) {
+        y[i] = x[i];
+    }
+    if (blockIdx.x == 0 && threadIdx.x < rest) y_rest[threadIdx.x] = x_rest[threadIdx.x];
 }
 
 unsigned blocks_for(int64_t count) {
@@ -83,5 +92,16 @@ MARQUEE_EXPORT int marquee_gather(const void* table, const uint32_t* indices, vo
                                                                        static_cast<T*>(y), columns, count * columns);
         }
     });
+    return launched();
+}
+
+// y = x: `bytes` of mapped main memory; both begin at multiples of 16.
+MARQUEE_EXPORT int marquee_fetch(const void* x, void* y, int64_t bytes, cudaStream_t stream) {
+    if (bytes == 0) return cudaSuccess;
+    if ((reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(y)) % 16) return cudaErrorMisalignedAddress;
+    const int64_t packs = bytes / 16, whole = packs * 16;
+    fetch<<<blocks_for(packs < 1 ? 1 : packs), 256, 0, stream>>>(
+        static_cast<const int4*>(x), static_cast<int4*>(y), packs, static_cast<const unsigned char*>(x) + whole,
+        static_cast<unsigned char*>(y) + whole, static_cast<int>(bytes - whole));
     return launched();
 }

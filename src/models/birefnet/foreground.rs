@@ -27,19 +27,26 @@ pub fn refine_foreground(picture: &RgbImage, alpha: &GrayImage) -> Result<RgbIma
         return Ok(out);
     }
     let alpha: Vec<f32> = alpha.iter().map(|&value| f32::from(value) / 255.0).collect();
-    let blurred_alpha = BOXES.map(|edge| mean_blur(&alpha, width, edge));
-    for channel in 0..3 {
+    let [wide, narrow] = BOXES;
+    let (wide_alpha, narrow_alpha) =
+        rayon::join(|| mean_blur(&alpha, width, wide), || mean_blur(&alpha, width, narrow));
+    // Channels do not see each other.
+    let channels: [Vec<u8>; 3] = in_parallel(|channel| {
         let image: Vec<f32> = picture.pixels().map(|pixel| f32::from(pixel.0[channel]) / 255.0).collect();
-        let (mut foreground, mut background) = (image.clone(), image.clone());
-        for (edge, blurred_alpha) in BOXES.into_iter().zip(&blurred_alpha) {
-            (foreground, background) =
-                fuse(&image, [&foreground, &background], &alpha, blurred_alpha, width, edge);
-        }
-        for (pixel, value) in out.pixels_mut().zip(foreground) {
-            pixel.0[channel] = (value * 255.0) as u8;
-        }
+        let (foreground, background) = fuse(&image, [&image, &image], &alpha, &wide_alpha, width, wide);
+        let (foreground, _) = fuse(&image, [&foreground, &background], &alpha, &narrow_alpha, width, narrow);
+        foreground.into_iter().map(|value| (value * 255.0) as u8).collect()
+    });
+    let [red, green, blue] = &channels;
+    for ((pixel, red), (green, blue)) in out.pixels_mut().zip(red).zip(green.iter().zip(blue)) {
+        pixel.0 = [*red, *green, *blue];
     }
     Ok(out)
+}
+
+fn in_parallel<T: Send>(work: impl Fn(usize) -> T + Sync) -> [T; 3] {
+    let (first, (second, third)) = rayon::join(|| work(0), || rayon::join(|| work(1), || work(2)));
+    [first, second, third]
 }
 
 /// One pass over one channel: (foreground, blurred background).
@@ -56,8 +63,8 @@ fn fuse(
             values.iter().zip(alpha).map(|(value, &alpha)| value * weight(alpha)).collect();
         mean_blur(&product, width, edge)
     };
-    let mut foreground = weighted(foreground, |alpha| alpha);
-    let mut background = weighted(background, |alpha| 1.0 - alpha);
+    let (mut foreground, mut background) =
+        rayon::join(|| weighted(foreground, |alpha| alpha), || weighted(background, |alpha| 1.0 - alpha));
     let pixels = foreground.iter_mut().zip(&mut background).zip(image).zip(alpha.iter().zip(blurred_alpha));
     for (((fore, back), image), (alpha, blurred_alpha)) in pixels {
         *fore /= blurred_alpha + EPS;

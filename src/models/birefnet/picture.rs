@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use image::{GrayImage, RgbImage};
 
 use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
+use crate::models::device::send;
 use crate::models::ops::sigmoid;
 
 /// ImageNet's mean and standard deviation, red, green, blue.
@@ -25,7 +26,7 @@ pub fn picture_to_tensor(picture: &RgbImage, size: u32, device: &Device) -> Resu
         square.pixels().map(move |pixel| (f32::from(pixel.0[channel]) / 255.0 - mean) / deviation)
     };
     let values: Vec<f32> = (0..3).flat_map(plane).collect();
-    Tensor::from_vec(values, (1, 3, size as usize, size as usize), device)
+    send(&Tensor::from_vec(values, (1, 3, size as usize, size as usize), &Device::Cpu)?, device)
 }
 
 /// Logits (1, 1, height, width) to a mask of the given size: sigmoid, to bytes without rounding, Pillow's bicubic resize.

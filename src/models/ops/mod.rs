@@ -11,6 +11,7 @@ mod eight;
 mod linear;
 mod norm;
 mod picture;
+mod pixels;
 mod rope;
 mod rows;
 mod wide_attention;
@@ -27,6 +28,7 @@ pub use norm::{
 pub use picture::{
     add, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens, upsample_nearest,
 };
+pub use pixels::{picture_bytes, unit_picture};
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};
 pub use rows::{embed, join_tokens, relative_bias};
 pub use wide_attention::wide_attention;

@@ -1,6 +1,10 @@
 //! Rotary positions on interleaved pairs, as FLUX uses them.
 
+use std::collections::HashMap;
+
 use candle_core::{DType, Device, Result, Tensor};
+
+use crate::models::device::send;
 
 /// Cosines and sines of every position, one a pair: (tokens, head dim / 2), f32. Made once a request.
 #[derive(Debug, Clone)]
@@ -24,18 +28,24 @@ impl RopeTable {
         let pairs: usize = dims.iter().map(|dim| dim / 2).sum();
         let mut cos = Vec::with_capacity(positions.len() * pairs);
         let mut sin = Vec::with_capacity(positions.len() * pairs);
+        // A picture of 64 x 64 tokens has 64 rows and 64 columns, not 4096 of each.
+        let mut known: [HashMap<u64, Vec<(f32, f32)>>; AXES] = std::array::from_fn(|_| HashMap::new());
         for position in positions {
-            for (&at, &dim) in position.iter().zip(dims) {
-                for pair in 0..dim / 2 {
-                    let frequency = 1.0 / theta.powf((2 * pair) as f64 / dim as f64);
-                    let angle = at * frequency;
-                    cos.push(angle.cos() as f32);
-                    sin.push(angle.sin() as f32);
-                }
+            for ((&at, &dim), known) in position.iter().zip(dims).zip(&mut known) {
+                let turns = known.entry(at.to_bits()).or_insert_with(|| {
+                    let turn = |pair: usize| {
+                        let angle = at * (1.0 / theta.powf((2 * pair) as f64 / dim as f64));
+                        (angle.cos() as f32, angle.sin() as f32)
+                    };
+                    (0..dim / 2).map(turn).collect()
+                });
+                cos.extend(turns.iter().map(|turn| turn.0));
+                sin.extend(turns.iter().map(|turn| turn.1));
             }
         }
         let shape = (positions.len(), pairs);
-        Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
+        let table = |values| send(&Tensor::from_vec(values, shape, &Device::Cpu)?, device);
+        Ok(Self { cos: table(cos)?, sin: table(sin)? })
     }
 
     /// `x` (batch, tokens, heads, head dim) turned: `(a, b) -> (a cos - b sin, b cos + a sin)` for each pair. f32 inside,

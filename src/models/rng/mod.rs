@@ -9,6 +9,7 @@ mod mt19937;
 
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
+use crate::models::device::send;
 use mt19937::Mt19937;
 
 /// Values that torch transforms together: eight radii and eight angles.
@@ -51,7 +52,7 @@ impl Generator {
             DType::BF16 | DType::F16 => self.draw(n, n - n % BLOCK),
             _ => self.draw(n, n),
         };
-        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        send(&Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?, device)
     }
 
     /// `n` normals, with uniforms for the first `filled` before those of the tail.

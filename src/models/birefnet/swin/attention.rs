@@ -9,6 +9,7 @@ use std::ops::Range;
 use candle_core::{Device, Module, Result, Tensor};
 
 use super::window::Grid;
+use crate::models::device::send;
 use crate::models::ops::{self, Linear};
 use crate::models::weights::Weights;
 
@@ -110,7 +111,7 @@ impl WindowAttention {
     /// (1, heads, tokens, tokens).
     fn bias(&self, device: &Device) -> Result<Tensor> {
         let tokens = self.window * self.window;
-        let index = Tensor::from_vec(distances(self.window), tokens * tokens, device)?;
+        let index = send(&Tensor::from_vec(distances(self.window), tokens * tokens, &Device::Cpu)?, device)?;
         self.bias_table
             .index_select(&index, 0)?
             .reshape((1, tokens, tokens, self.heads))?
@@ -127,7 +128,8 @@ impl WindowAttention {
         let mask: Vec<f32> = (0..tokens * tokens)
             .map(|pair| if side(pair / tokens) == side(pair % tokens) { 0.0 } else { f32::NEG_INFINITY })
             .collect();
-        Tensor::from_vec(mask, (1, 1, tokens, tokens), like.device())?.to_dtype(like.dtype())
+        send(&Tensor::from_vec(mask, (1, 1, tokens, tokens), &Device::Cpu)?, like.device())?
+            .to_dtype(like.dtype())
     }
 }
 
