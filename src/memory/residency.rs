@@ -20,7 +20,7 @@ use super::schedule::{self, Itinerary, ModelId, Move, Stage, Standing, Terms};
 use super::shelf::Shelf;
 use super::store::Store;
 use super::stored::Stored;
-use super::transfer::Transfer;
+use super::transfer::{Mark, Transfer};
 use super::{Handle, Lease, Limit, MemoryError};
 use crate::config::EngineConfig;
 use crate::input::plan::AutoUnload;
@@ -91,6 +91,18 @@ struct Request {
     host_moves: VecDeque<Move>,
     /// Whether the current visit was begun anew already.
     relieved: bool,
+    /// Copies whose time is not known yet.
+    carriages: Vec<Carriage>,
+    /// Bytes of freed activations that the allocator may hold on to; 0 where the plan leaves no room for them.
+    kept: u64,
+}
+
+/// A copy to the device that may still be running.
+struct Carriage {
+    /// Index among the report's moves.
+    at: usize,
+    begun: Mark,
+    ended: Mark,
 }
 
 impl Memory {
@@ -171,7 +183,7 @@ impl Memory {
         Ok(())
     }
 
-    fn plan(&mut self, itinerary: Itinerary, budget: Option<u64>) -> Result<(), Box<schedule::CannotFit>> {
+    fn plan(&mut self, itinerary: Itinerary, budget: Option<u64>) -> Result<(), MemoryError> {
         let sizes: Vec<_> = self.models.iter().map(|model| model.size.clone()).collect();
         let standing: Vec<Standing> = self
             .models
@@ -182,6 +194,12 @@ impl Memory {
         let terms =
             Terms { budget, host_budget: self.host_budget, threshold: self.limits.threshold, prefetch: true };
         let plan = schedule::plan(&sizes, &standing, &itinerary, &terms)?;
+        // What the largest visit computes in, if it has room beside everything else: taking it anew for each picture costs
+        // milliseconds each time.
+        let work = itinerary.visits.iter().map(|visit| visit.work).max().unwrap_or(0);
+        let spare = budget.map_or(0, |budget| budget.saturating_sub(plan.peak));
+        let kept = if spare >= work { work } else { 0 };
+        self.driver.keep(kept).map_err(|source| MemoryError::of("the device's memory", source))?;
         let host = |step: &&Move| matches!(step.action, schedule::Action::Read | schedule::Action::Forget);
         let steps = plan.stages.iter().flat_map(|stage| stage.before.iter().chain(&stage.during));
         self.request = Request {
@@ -189,6 +207,8 @@ impl Memory {
             itinerary,
             budget,
             stages: plan.stages.into(),
+            carriages: std::mem::take(&mut self.request.carriages),
+            kept,
             ..Request::default()
         };
         self.read_ahead();
@@ -216,7 +236,8 @@ impl Memory {
         self.request.relieved = false;
         let due = std::mem::take(&mut stage.due);
         let entered = self
-            .finish_pending(go_on)
+            .let_go()
+            .and_then(|()| self.finish_pending(go_on))
             .and_then(|()| self.depart(due))
             .and_then(|()| self.bring_in(&stage, go_on));
         match entered {
@@ -292,11 +313,21 @@ impl Memory {
     pub fn finish(&mut self) -> Report {
         self.reader.withdraw();
         let request = std::mem::take(&mut self.request);
+        for Carriage { at, begun, ended } in &request.carriages {
+            if let (Some(entry), Some(seconds)) = (self.report.moves.get_mut(*at), ended.seconds_since(begun))
+            {
+                entry.seconds = Some(seconds);
+            }
+        }
         for (label, models) in self.leaving(&request) {
             // A device that is lost now says so at the next call.
             if let Err(error) = self.unload(&label, &models) {
                 tracing::warn!("{label} could not be unloaded: {error}");
             }
+        }
+        // Between requests nothing is kept but models.
+        if let Err(error) = self.driver.keep(0) {
+            tracing::warn!("freed memory could not be given back: {error}");
         }
         std::mem::take(&mut self.report)
     }
@@ -325,6 +356,12 @@ impl Memory {
             }
         }
         all
+    }
+
+    /// Where nothing may be kept, what the last visit computed in is back before the next one takes its own: the two would
+    /// not fit into one another's gaps.
+    fn let_go(&self) -> Result<(), MemoryError> {
+        if self.request.budget.is_some() && self.request.kept == 0 { self.settle() } else { Ok(()) }
     }
 
     /// Bytes of weights on the device.

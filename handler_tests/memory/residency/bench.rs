@@ -22,6 +22,8 @@ pub(super) struct Counter {
     pub(super) host: u64,
     pub(super) host_peak: u64,
     pub(super) log: Vec<String>,
+    /// What the allocator may hold on to.
+    pub(super) kept: u64,
     /// The next allocation fails with these words.
     pub(super) fail: Option<String>,
 }
@@ -51,6 +53,11 @@ impl Driver for Counting {
     }
 
     fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn keep(&self, bytes: u64) -> Result<()> {
+        self.0.lock().unwrap().kept = bytes;
         Ok(())
     }
 }
@@ -116,10 +123,6 @@ impl Arrival for Arrived {
             counter.log.push(format!("bring {} {piece}", self.size.name));
             self.held.push(*piece);
         }
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<()> {
         Ok(())
     }
 

@@ -187,3 +187,17 @@ fn host_copies_are_read_once_where_there_is_room() {
     let reads = bench.counter.lock().unwrap().log.iter().filter(|line| line.starts_with("read")).count();
     assert_eq!(reads, 3);
 }
+
+/// Two pictures' activations do not fit into one another's gaps, so under a tight budget nothing freed may stay.
+#[test]
+fn freed_activations_stay_only_where_there_is_room_for_them_beside_everything() {
+    for (total, kept) in [(1000, 60), (170, 60), (169, 0)] {
+        let mut bench = Bench::roomy(total);
+        let (first, second) = (bench.model("first", &[40], 0), bench.model("second", &[10], 0));
+        bench.begin(vec![visit(1, &[first.id()], 60), visit(1, &[second.id()], 20)], [No; 3]);
+        assert_eq!(bench.counter.lock().unwrap().kept, kept, "of {total}");
+        bench.memory.enter().unwrap();
+        bench.memory.finish();
+        assert_eq!(bench.counter.lock().unwrap().kept, 0, "between requests");
+    }
+}

@@ -13,6 +13,7 @@ use super::itinerary::{Act, Stop};
 use super::watch::Progress;
 use crate::engine::{Ctx, EngineError};
 use crate::memory::{Handle, Lease, Memory};
+use crate::models::device;
 use crate::progress::SubStep;
 
 /// One job under way.
@@ -105,9 +106,17 @@ impl<'a> Journey<'a> {
         }
         let ctx = self.ctx;
         let go_on = || ctx.check().is_ok();
+        let begun = Instant::now();
         self.memory.enter_while(&go_on)?;
         self.check()?;
-        match work(self) {
+        let entered = begun.elapsed();
+        let worked = work(self);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            // Time of the program: work that was given to a card may still run.
+            let (used, held) = device::computing_peak(self.device).unwrap_or_default();
+            tracing::debug!(%sub_step, ?act, ?entered, whole = ?begun.elapsed(), used, held, "visit");
+        }
+        match worked {
             // Somebody else took memory: once more with less on the device.
             Err(fault) if fault.condition() == Condition::Full => {
                 self.memory.again(&fault.to_string(), &go_on)?;

@@ -9,51 +9,39 @@ use super::super::reader::Read;
 use super::super::report::{MoveReport, Place};
 use super::super::schedule::{Action, Departure, ModelId, Move, Stage};
 use super::super::{Full, MemoryError};
-use super::Memory;
+use super::{Carriage, Memory};
 
 impl Memory {
-    /// What makes room leaves, then what the visit needs comes in; waits for it.
+    /// What makes room leaves, then what the visit needs comes in. Does not wait for the copies: the computing does, on the
+    /// device, block by block.
     pub(super) fn bring_in(&mut self, stage: &Stage, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
-        let mut freed = false;
-        let mut came: Vec<(ModelId, u64, Instant)> = Vec::new();
+        let mut freed = 0;
         for step in &stage.before {
             match step.action {
                 Action::Free => {
                     self.evict(step)?;
-                    freed = true;
+                    freed += step.bytes;
                 }
                 Action::Upload => {
-                    if std::mem::take(&mut freed) {
-                        self.settle()?;
-                    }
+                    self.settle_for(step.bytes, &mut freed)?;
                     self.read_for(step.model, go_on)?;
-                    came.push((step.model, step.bytes, Instant::now()));
                     self.upload(step)?;
                 }
                 Action::Read | Action::Forget => self.on_host(step),
             }
-        }
-        for (id, bytes, begun) in came {
-            let Some(model) = self.models.get_mut(id.0) else { continue };
-            let name = model.name().to_owned();
-            model.wait().map_err(|source| MemoryError::of(&name, source))?;
-            let from = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
-            self.note(&name, (from, Place::Device), bytes, Some(begun));
-            self.log(&format!("After {name} load"));
         }
         Ok(())
     }
 
     /// What later visits need begins to come in; what is not in host memory yet waits for the next visit.
     pub(super) fn set_out(&mut self, moves: Vec<Move>) -> Result<(), MemoryError> {
-        let mut freed = false;
+        let mut freed = 0;
         for step in moves.iter().filter(|step| step.action == Action::Free) {
             self.evict(step)?;
-            freed = true;
+            freed += step.bytes;
         }
-        if freed {
-            self.settle()?;
-        }
+        let coming = moves.iter().filter(|step| step.action == Action::Upload).map(|step| step.bytes).sum();
+        self.settle_for(coming, &mut freed)?;
         self.request.pending = moves.into_iter().filter(|step| step.action != Action::Free).collect();
         while let Some(step) = self.request.pending.front() {
             let ready = self.models.get(step.model.0).is_some_and(|model| model.shelf.is_on_host());
@@ -63,7 +51,7 @@ impl Memory {
             let Some(step) = self.request.pending.pop_front() else { break };
             match step.action {
                 Action::Upload => match self.upload(&step) {
-                    Ok(()) => self.came_early(&step),
+                    Ok(()) => {}
                     // Somebody else took the room: the visit that needs it will see to it.
                     Err(MemoryError::OutOfMemory(_)) => {
                         self.request.pending.push_front(step);
@@ -83,18 +71,11 @@ impl Memory {
             if step.action == Action::Upload {
                 self.read_for(step.model, go_on)?;
                 self.upload(&step)?;
-                self.came_early(&step);
             } else {
                 self.on_host(&step);
             }
         }
         Ok(())
-    }
-
-    fn came_early(&mut self, step: &Move) {
-        let name = self.models.get(step.model.0).map(|model| model.name().to_owned()).unwrap_or_default();
-        self.note(&name, (Place::Host, Place::Device), step.bytes, None);
-        self.log(&format!("After {name} load"));
     }
 
     /// What the timetable wants gone.
@@ -132,12 +113,17 @@ impl Memory {
         Ok(())
     }
 
+    /// Takes memory and begins to copy.
     fn upload(&mut self, step: &Move) -> Result<(), MemoryError> {
         let Some(model) = self.models.get(step.model.0) else {
             return Err(MemoryError::OutOfOrder(format!("{:?} was never registered", step.model)));
         };
         let name = model.name().to_owned();
+        let from = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
         self.log(&format!("Before {name} load"));
+        let begun = Instant::now();
+        let lost = |source| MemoryError::of(&name, source);
+        let before = self.transfer.time_copies().map_err(lost)?;
         let Some(model) = self.models.get_mut(step.model.0) else { return Ok(()) };
         model.bring(&step.pieces).map_err(|source| match MemoryError::of(&name, source) {
             MemoryError::OutOfMemory(full) => {
@@ -145,7 +131,14 @@ impl Memory {
                 MemoryError::OutOfMemory(Box::new(self.full(&doing, step.bytes, &full.reason)))
             }
             other => other,
-        })
+        })?;
+        let after = self.transfer.time_copies().map_err(lost)?;
+        self.request.carriages.push(Carriage { at: self.report.moves.len(), begun: before, ended: after });
+        // Where copies are not done behind the program's back, this is the time; elsewhere it is put right at the end.
+        let seconds = self.device.is_cpu().then_some(begun);
+        self.note(&name, (from, Place::Device), step.bytes, seconds);
+        self.log(&format!("After {name} load"));
+        Ok(())
     }
 
     /// What can be said of a device that ran full.
@@ -219,6 +212,16 @@ impl Memory {
             }
             self.request.host_moves.pop_front();
         }
+    }
+
+    /// Before `coming` bytes come in: waits until the `freed` ones are back, if there is no room for both. Waiting is waiting
+    /// for all computing.
+    fn settle_for(&self, coming: u64, freed: &mut u64) -> Result<(), MemoryError> {
+        let freed = std::mem::take(freed);
+        let work = self.visit().map_or(0, |visit| visit.work);
+        let both = self.allocated() + freed + coming + work;
+        let fits = self.request.budget.is_some_and(|budget| both <= budget);
+        if freed == 0 || fits { Ok(()) } else { self.settle() }
     }
 
     pub(super) fn settle(&self) -> Result<(), MemoryError> {

@@ -28,9 +28,12 @@ impl Memory {
         let steps: Vec<Vec<u8>> = self.models.iter().map(|model| model.steps.clone()).collect();
         let rest = Itinerary { visits: visits.get(at..).unwrap_or_default().to_vec(), rules };
         self.reader.withdraw();
-        self.plan(rest, Some(budget)).map_err(|refused| {
-            let reason = format!("{} after all else was freed: {refused}", gib(budget));
-            MemoryError::OutOfMemory(Box::new(Full { reason, ..full }))
+        self.plan(rest, Some(budget)).map_err(|error| match error {
+            MemoryError::CannotFit(refused) => {
+                let reason = format!("{} after all else was freed: {refused}", gib(budget));
+                MemoryError::OutOfMemory(Box::new(Full { reason, ..full }))
+            }
+            other => other,
         })?;
         for (model, steps) in self.models.iter_mut().zip(steps) {
             model.steps = steps;
