@@ -23,6 +23,7 @@ pub(super) struct Arguments {
     pub(super) scales_by_row: i32,
     pub(super) fast: i32,
     pub(super) candidate: i32,
+    pub(super) residual_row: i64,
 }
 
 #[allow(unsafe_code)]
@@ -32,6 +33,7 @@ unsafe extern "C" {
         x: *const c_void,
         w: *const c_void,
         bias: *const c_void,
+        residual: *const c_void,
         x_scale: *const f32,
         w_scale: *const f32,
         y: *mut c_void,
@@ -70,12 +72,29 @@ pub fn linear(
     Ok(linear_into(x, weight, bias, epilogue, &y)?.then_some(y))
 }
 
+/// `residual + x Wᵀ + b`, rounded once: as [`linear`], residual (…, outputs).
+///
+/// # Errors
+/// As [`linear`].
+pub fn linear_onto(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    residual: &Tensor,
+) -> Result<Option<Tensor>> {
+    let Some(card) = launch::card(x.device()) else { return Ok(None) };
+    if launch::format(x.dtype()).is_none() {
+        return Ok(None);
+    }
+    let y = launch::empty(residual.shape(), x.dtype(), card)?;
+    Ok(product(x, weight, bias, (Epilogue::None, Some(residual)), &y)?.then_some(y))
+}
+
 /// [`linear`] written to `y` (…, outputs), which may be a part of a wider tensor; false, and nothing written, if it does
 /// not take the tensors.
 ///
 /// # Errors
 /// cuBLASLt failed.
-#[allow(unsafe_code)]
 pub fn linear_into(
     x: &Tensor,
     weight: &Tensor,
@@ -83,15 +102,33 @@ pub fn linear_into(
     epilogue: Epilogue,
     y: &Tensor,
 ) -> Result<bool> {
+    product(x, weight, bias, (epilogue, None), y)
+}
+
+#[allow(unsafe_code)]
+fn product(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    (epilogue, residual): (Epilogue, Option<&Tensor>),
+    y: &Tensor,
+) -> Result<bool> {
     let (Some(_), Some(format)) = (launch::card(x.device()), launch::format(x.dtype())) else {
         return Ok(false);
     };
     let same = |tensor: &Tensor| tensor.dtype() == x.dtype() && launch::card(tensor.device()).is_some();
-    if !same(weight) || !same(y) || bias.is_some_and(|bias| !same(bias) || !bias.is_contiguous()) {
+    if !same(weight)
+        || !same(y)
+        || residual.is_some_and(|residual| !same(residual) || residual.dims() != y.dims())
+    {
+        return Ok(false);
+    }
+    if bias.is_some_and(|bias| !same(bias) || !bias.is_contiguous()) {
         return Ok(false);
     }
     let (from, by, to) = (View::of(x)?, View::of(weight)?, View::of(y)?);
     let bias = bias.map(View::of).transpose()?;
+    let residual = residual.map(View::of).transpose()?;
     let (Some(x_rows), Some(w_rows), Some(y_rows)) =
         (Rows::of(from.layout), Rows::of(by.layout), Rows::of(to.layout))
     else {
@@ -110,6 +147,13 @@ pub fn linear_into(
     {
         return Ok(false);
     }
+    let residual_rows = match &residual {
+        Some(view) => match Rows::of(view.layout).and_then(|rows| rows.split(count)) {
+            Some(rows) if rows.blocks == y_rows.blocks && view.packed(&rows) => Some(rows),
+            _ => return Ok(false),
+        },
+        None => None,
+    };
     let arguments = Arguments {
         rows: count as i64,
         inputs: x_rows.columns as i64,
@@ -123,16 +167,21 @@ pub fn linear_into(
         scales_by_row: 0,
         fast: 0,
         candidate: 0,
+        residual_row: residual_rows.map_or(0, |rows| rows.distance as i64),
     };
     for block in 0..x_rows.blocks {
-        // SAFETY: x and y have `rows` of `inputs` and `outputs` numbers at these distances in each block, W `outputs` rows
-        // of `inputs`, the bias `outputs` numbers, all of `format`, checked above; the stream is theirs.
+        let from_residual = residual.as_ref().zip(residual_rows).map_or(ptr::null_mut(), |(view, rows)| {
+            launch::advance(view.address, block * rows.block_distance, x.dtype())
+        });
+        // SAFETY: x and y (and the residual) have `rows` of `inputs` and `outputs` numbers at these distances in each block,
+        // W `outputs` rows of `inputs`, the bias `outputs` numbers, all of `format`, checked above; the stream is theirs.
         let code = unsafe {
             marquee_linear(
                 &raw const arguments,
                 launch::advance(from.address, block * x_rows.block_distance, x.dtype()),
                 by.address,
                 bias.as_ref().map_or(ptr::null_mut(), |bias| bias.address),
+                from_residual,
                 ptr::null(),
                 ptr::null(),
                 launch::advance(to.address, block * y_rows.block_distance, x.dtype()),

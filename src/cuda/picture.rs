@@ -13,7 +13,7 @@ use super::launch::{Address, KernelError, Stream, View, check, empty, format};
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
-    fn marquee_group_norm_scratch(batch: c_int, groups: c_int) -> usize;
+    fn marquee_group_norm_scratch(batch: c_int, groups: c_int, channels: c_int) -> usize;
     fn marquee_group_norm(
         format: c_int,
         x: Address,
@@ -177,8 +177,8 @@ pub fn group_norm(
     let shift = shift.map(|shift| beside(NAME, shift, &x, batch * channels)).transpose()?;
     let from = View::of(&x)?;
     let y = empty(x.shape().clone(), x.dtype(), &from.device)?;
-    // SAFETY: two numbers.
-    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, groups as c_int) };
+    // SAFETY: three numbers.
+    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, groups as c_int, channels as c_int) };
     let scratch = empty(bytes, DType::U8, &from.device)?;
     let shift = shift.as_ref().map(View::of).transpose()?;
     // SAFETY: contiguous tensors of the counts that the kernel reads (checked above), on the stream's card; they outlive
@@ -216,8 +216,8 @@ pub fn pixel_mean(x: &Tensor) -> Result<Tensor> {
     let x = channels_last(x)?;
     let from = View::of(&x)?;
     let y = empty((batch, channels, 1, 1), x.dtype(), &from.device)?;
-    // SAFETY: two numbers.
-    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, channels as c_int) };
+    // SAFETY: three numbers.
+    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, channels as c_int, channels as c_int) };
     let scratch = empty(bytes, DType::U8, &from.device)?;
     // SAFETY: as in `group_norm`.
     check(NAME, unsafe {

@@ -100,12 +100,30 @@ struct Chunks {
     }
 };
 
-// One warp a (group, item).
+// One warp a (group, item): its moments.
 __global__ void finish(const Moments* __restrict__ partial, Moments* __restrict__ whole, Chunks chunks, int batch) {
     const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (index >= batch * chunks.groups) return;
     const Moments all = chunks.of(partial, index / chunks.groups, index % chunks.groups);
     if (threadIdx.x % 32 == 0) whole[index] = all;
+}
+
+// One warp a (group, item): what each of its channels is multiplied by, and what is then added.
+template <typename T>
+__global__ void factors(const Moments* __restrict__ partial, const T* __restrict__ weight, const T* __restrict__ bias,
+                        Chunks chunks, int batch, float eps, float2* __restrict__ table) {
+    const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    if (index >= batch * chunks.groups) return;
+    const int item = index / chunks.groups, group = index % chunks.groups;
+    const Moments all = chunks.of(partial, item, group);
+    const float variance = all.squares / static_cast<float>(chunks.pixels * chunks.width);
+    const float inverse = rsqrtf(variance + eps);
+    for (int i = threadIdx.x % 32; i < chunks.width; i += 32) {
+        const int channel = group * chunks.width + i;
+        const float by = inverse * wide(weight[channel]);
+        table[static_cast<int64_t>(item) * chunks.groups * chunks.width + channel] =
+            make_float2(by, wide(bias[channel]) - all.mean * by);
+    }
 }
 
 template <typename T>
@@ -114,100 +132,87 @@ __global__ void means(const Moments* __restrict__ whole, T* __restrict__ y, int 
     if (index < count) y[index] = narrow<T>(whole[index].mean);
 }
 
-// Grid (blocks, batch).
-template <typename T, int N, bool Silu>
-__global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, const T* __restrict__ weight,
-                          const T* __restrict__ bias, const Moments* __restrict__ partial, Chunks chunks, float eps,
-                          T* __restrict__ y) {
-    extern __shared__ float table[];  // scale, offset, shift: (3, channels)
-    const int channels = chunks.groups * chunks.width;
-    float *scale = table, *offset = table + channels, *extra = table + 2 * channels;
-    for (int group = threadIdx.x / 32; group < chunks.groups; group += blockDim.x / 32) {
-        const Moments all = chunks.of(partial, blockIdx.y, group);
-        const float variance = all.squares / static_cast<float>(chunks.pixels * chunks.width);
-        const float inverse = rsqrtf(variance + eps);
-        for (int i = threadIdx.x % 32; i < chunks.width; i += 32) {
-            const int channel = group * chunks.width + i;
-            const float by = inverse * wide(weight[channel]);
-            scale[channel] = by;
-            offset[channel] = wide(bias[channel]) - all.mean * by;
-            extra[channel] = shift ? wide(shift[blockIdx.y * channels + channel]) : 0.0f;
-        }
+// Grid (chunks, batch), block (packs a pixel, rows) flattened: a thread stays with its channels, whose factors it keeps in
+// registers, and goes from pixel to pixel.
+template <typename T, int N, bool Silu, bool Shift>
+__global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, const float2* __restrict__ table,
+                          int64_t pixels, int channels, int rows, int64_t chunk, T* __restrict__ y) {
+    const int packs = channels / N;
+    const int column = threadIdx.x % packs, row = threadIdx.x / packs;
+    if (row >= rows) return;
+    float scale[N], offset[N], extra[N];
+    const int64_t first_channel = static_cast<int64_t>(blockIdx.y) * channels + column * N;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const float2 factor = table[first_channel + i];
+        scale[i] = factor.x;
+        offset[i] = factor.y;
+        extra[i] = Shift ? wide(shift[first_channel + i]) : 0.0f;
     }
-    __syncthreads();
-    const int64_t packs = chunks.pixels * channels / N;
-    const T* from = x + blockIdx.y * chunks.pixels * channels;
-    T* to = y + blockIdx.y * chunks.pixels * channels;
-    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    const int per_pixel = channels / N;
-    const int64_t start = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-    // The channel of the next pack without a division each.
-    int column = static_cast<int>(start % per_pixel);
-    const int turn = static_cast<int>(step % per_pixel);
+    const int64_t last = min((blockIdx.x + 1) * chunk, pixels);
+    const int64_t picture = blockIdx.y * pixels * channels + column * N;
 #pragma unroll 4
-    for (int64_t pack = start; pack < packs; pack += step) {
-        auto v = Lanes<T, N>::load(from + pack * N);
+    for (int64_t pixel = blockIdx.x * chunk + row; pixel < last; pixel += rows) {
+        auto v = Lanes<T, N>::load(x + picture + pixel * channels);
+#pragma unroll
         for (int i = 0; i < N; ++i) {
-            const int channel = column * N + i;
             float value = v[i];
-            if (shift) value = rounded<T>(value + extra[channel]);
-            value = value * scale[channel] + offset[channel];
-            if (Silu) value *= sigmoid(value);
+            if (Shift) value = rounded<T>(value + extra[i]);
+            value = value * scale[i] + offset[i];
+            // x / (1 + e^-x): the quick division is 2 units in the last place of f32 off.
+            if (Silu) value = __fdividef(value, 1.0f + __expf(-value));
             v.set(i, value);
         }
-        v.store(to + pack * N);
-        column += turn;
-        if (column >= per_pixel) column -= per_pixel;
+        v.store(y + picture + pixel * channels);
     }
 }
+
+// Blocks of `moments` a multiprocessor.
+constexpr int kBlocks = 2;
 
 struct Split {
     int rows, threads, chunks;
     int64_t chunk;
 };
 
-Split split(int batch, int64_t pixels, int packs) {
+// `blocks` a multiprocessor, and at least `least` pixels for each thread.
+Split split(int batch, int64_t pixels, int packs, int blocks, int least) {
     Split s{};
     s.rows = packs >= 256 ? 1 : 256 / packs;
     s.threads = (packs * s.rows + 31) / 32 * 32;
-    // Two blocks a multiprocessor, and at least eight pixels for each thread.
-    const int64_t most = (2 * multiprocessors() + batch - 1) / batch;
-    int64_t count = (pixels + 8 * s.rows - 1) / (8 * s.rows);
+    const int64_t most = (blocks * multiprocessors() + batch - 1) / batch;
+    int64_t count = (pixels + least * s.rows - 1) / (least * s.rows);
     count = count < 1 ? 1 : count > most ? most : count;
     s.chunk = (pixels + count - 1) / count;
     s.chunks = static_cast<int>((pixels + s.chunk - 1) / s.chunk);
     return s;
 }
 
-// Above this many chunks, merging them in every block costs more than a launch.
-constexpr int kManyChunks = 64;
-
+// The moments of chunks, one after the other in `scratch`; how many there are goes to `chunks`.
 template <typename T, int N>
 int statistics(const T* x, const T* shift, Moments* scratch, int batch, int64_t pixels, int channels, int groups,
-               bool whole, cudaStream_t stream, Chunks& chunks, const Moments*& found) {
-    const Split s = split(batch, pixels, channels / N);
+               cudaStream_t stream, Chunks& chunks) {
+    const Split s = split(batch, pixels, channels / N, kBlocks, 8);
     const size_t shared = static_cast<size_t>(s.rows) * channels * sizeof(Moments);
     if (s.threads > 1024 || shared > 48 * 1024) return static_cast<int>(cudaErrorInvalidValue);
     moments<T, N><<<dim3(s.chunks, batch), s.threads, shared, stream>>>(x, shift, scratch, pixels, channels, groups,
                                                                         s.rows, s.chunk);
     chunks = {pixels, s.chunk, s.chunks, groups, channels / groups};
-    found = scratch;
-    if (whole || s.chunks > kManyChunks) {
-        Moments* merged = scratch + static_cast<int64_t>(s.chunks) * batch * groups;
-        finish<<<(batch * groups + 7) / 8, 256, 0, stream>>>(scratch, merged, chunks, batch);
-        chunks.chunk = pixels;
-        chunks.count = 1;
-        found = merged;
-    }
     return launched();
+}
+
+// Room for the moments of all chunks: a chunk more a picture than blocks divide, rounded to what a table may begin at.
+size_t moments_room(int batch, int groups) {
+    const size_t bytes = static_cast<size_t>(kBlocks * multiprocessors() + batch) * groups * sizeof(Moments);
+    return (bytes + 255) / 256 * 256;
 }
 
 }  // namespace
 }  // namespace marquee
 
 // Bytes of `scratch` that the functions below need.
-MARQUEE_EXPORT size_t marquee_group_norm_scratch(int batch, int groups) {
-    return static_cast<size_t>(2 * marquee::multiprocessors() + batch + batch) * groups * sizeof(marquee::Moments);
+MARQUEE_EXPORT size_t marquee_group_norm_scratch(int batch, int groups, int channels) {
+    return marquee::moments_room(batch, groups) + static_cast<size_t>(batch) * channels * sizeof(float2);
 }
 
 // x, y (batch, pixels, channels); shift (batch, channels) or null; weight, bias (channels).
@@ -221,22 +226,22 @@ MARQUEE_EXPORT int marquee_group_norm(int format, const void* x, const void* shi
         constexpr int N = decltype(length)::value;
         const auto* from = static_cast<const T*>(x);
         const auto* extra = static_cast<const T*>(shift);
+        auto* partial = static_cast<Moments*>(scratch);
         Chunks chunks{};
-        const Moments* found = nullptr;
-        if (int error = statistics<T, N>(from, extra, static_cast<Moments*>(scratch), batch, pixels, channels, groups,
-                                         false, stream, chunks, found)) {
-            return error;
-        }
-        const int most = (4 * multiprocessors() + batch - 1) / batch;
-        const dim3 grid(blocks_for(pixels * channels / N, 256, most), batch);
-        const size_t shared = 3 * sizeof(float) * channels;
-        if (shared > 48 * 1024) return static_cast<int>(cudaErrorInvalidValue);
-        const auto* w = static_cast<const T*>(weight);
-        const auto* b = static_cast<const T*>(bias);
+        if (int error = statistics<T, N>(from, extra, partial, batch, pixels, channels, groups, stream, chunks)) return error;
+        auto* table = reinterpret_cast<float2*>(static_cast<char*>(scratch) + moments_room(batch, groups));
+        factors<T><<<(batch * groups + 3) / 4, 128, 0, stream>>>(partial, static_cast<const T*>(weight),
+                                                                 static_cast<const T*>(bias), chunks, batch, eps, table);
+        const Split s = split(batch, pixels, channels / N, 8, 4);
+        const dim3 grid(s.chunks, batch);
+        auto* to = static_cast<T*>(y);
+        const auto run = [&](auto kernel) {
+            kernel<<<grid, s.threads, 0, stream>>>(from, extra, table, pixels, channels, s.rows, s.chunk, to);
+        };
         if (silu) {
-            normalise<T, N, true><<<grid, 256, shared, stream>>>(from, extra, w, b, found, chunks, eps, static_cast<T*>(y));
+            extra ? run(normalise<T, N, true, true>) : run(normalise<T, N, true, false>);
         } else {
-            normalise<T, N, false><<<grid, 256, shared, stream>>>(from, extra, w, b, found, chunks, eps, static_cast<T*>(y));
+            extra ? run(normalise<T, N, false, true>) : run(normalise<T, N, false, false>);
         }
         return launched();
     });
@@ -250,13 +255,15 @@ MARQUEE_EXPORT int marquee_pixel_mean(int format, const void* x, void* y, void* 
     return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
+        auto* partial = static_cast<Moments*>(scratch);
         Chunks chunks{};
-        const Moments* found = nullptr;
-        if (int error = statistics<T, N>(static_cast<const T*>(x), nullptr, static_cast<Moments*>(scratch), batch,
-                                         pixels, channels, channels, true, stream, chunks, found)) {
+        if (int error = statistics<T, N>(static_cast<const T*>(x), nullptr, partial, batch, pixels, channels, channels,
+                                         stream, chunks)) {
             return error;
         }
-        means<<<(batch * channels + 255) / 256, 256, 0, stream>>>(found, static_cast<T*>(y), batch * channels);
+        auto* whole = reinterpret_cast<Moments*>(static_cast<char*>(scratch) + moments_room(batch, channels));
+        finish<<<(batch * channels + 7) / 8, 256, 0, stream>>>(partial, whole, chunks, batch);
+        means<<<(batch * channels + 255) / 256, 256, 0, stream>>>(whole, static_cast<T*>(y), batch * channels);
         return launched();
     });
 }

@@ -1,7 +1,7 @@
-// Linear layers through cuBLASLt: y = f(x Wᵀ + b), accumulated in f32 and rounded once, after bias and f.
+// Linear layers through cuBLASLt: y = f(x Wᵀ + b), or r + x Wᵀ + b, accumulated in f32 and rounded once, at the end.
 //
-// x (rows, inputs), W (outputs, inputs), y (rows, outputs), rows at any distance, so that x may be a slice of a wider
-// buffer and y be written beside other columns. f is nothing or GELU in its tanh form.
+// x (rows, inputs), W (outputs, inputs), y and r (rows, outputs), rows at any distance, so that x may be a slice of a wider
+// buffer and y be written beside other columns. A residual r costs a read of its own instead of a pass of three. f is nothing or GELU in its tanh form.
 //
 // e4m3 inputs: y = f(x_scale w_scale (x Wᵀ) + b), scales in f32 on the card, one for all or one a row of x and of W.
 //
@@ -36,6 +36,8 @@ struct MarqueeLinear {
     int32_t fast;
     // Which of the candidates that cuBLASLt proposes, best guess first.
     int32_t candidate;
+    // Distance between rows of the residual, which is of y's format; 0 if there is none.
+    int64_t residual_row;
 };
 
 namespace {
@@ -63,10 +65,11 @@ cudaDataType_t type_of(int format) {
 // cuBLASLt's descriptors; freed with the plan.
 struct Plan {
     cublasLtMatmulDesc_t operation = nullptr;
-    cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
+    cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr, residual = nullptr;
     std::vector<cublasLtMatmulHeuristicResult_t> candidates;
 
     ~Plan() {
+        if (residual) cublasLtMatrixLayoutDestroy(residual);
         if (y) cublasLtMatrixLayoutDestroy(y);
         if (x) cublasLtMatrixLayoutDestroy(x);
         if (w) cublasLtMatrixLayoutDestroy(w);
@@ -142,6 +145,9 @@ int build(const MarqueeLinear& a, bool biased, uint32_t alignment, cublasLtHandl
     TRY(cublasLtMatrixLayoutCreate(&plan.w, type_of(a.format), a.inputs, a.outputs, a.w_row));
     TRY(cublasLtMatrixLayoutCreate(&plan.x, type_of(a.format), a.inputs, a.rows, a.x_row));
     TRY(cublasLtMatrixLayoutCreate(&plan.y, type_of(a.y_format), a.outputs, a.rows, a.y_row));
+    if (a.residual_row) {
+        TRY(cublasLtMatrixLayoutCreate(&plan.residual, type_of(a.y_format), a.outputs, a.rows, a.residual_row));
+    }
     cublasLtMatmulPreference_t preference = nullptr;
     TRY(cublasLtMatmulPreferenceCreate(&preference));
     auto prefer = [&](cublasLtMatmulPreferenceAttributes_t name, const auto& value) {
@@ -155,7 +161,7 @@ int build(const MarqueeLinear& a, bool biased, uint32_t alignment, cublasLtHandl
     plan.candidates.resize(16);
     int found = 0;
     const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(handle, plan.operation, plan.w, plan.x, plan.y, plan.y, preference,
+        cublasLtMatmulAlgoGetHeuristic(handle, plan.operation, plan.w, plan.x, plan.residual ? plan.residual : plan.y, plan.y, preference,
                                        static_cast<int>(plan.candidates.size()), plan.candidates.data(), &found);
     cublasLtMatmulPreferenceDestroy(preference);
     plan.candidates.resize(status == CUBLAS_STATUS_SUCCESS ? found : 0);
@@ -171,7 +177,7 @@ int build(const MarqueeLinear& a, bool biased, uint32_t alignment, cublasLtHandl
 
 int find(Card& on, const MarqueeLinear& a, bool biased, uint32_t alignment, Plan*& plan) {
     const Key key = {a.rows,     a.inputs, a.outputs,    a.x_row,         a.w_row, a.y_row,        a.format,
-                     a.y_format, biased,   a.activation, a.scales_by_row, a.fast,  int64_t(alignment), 0};
+                     a.y_format, biased,   a.activation, a.scales_by_row, a.fast,  int64_t(alignment), a.residual_row};
     auto& entry = on.plans[key];
     if (!entry) {
         auto fresh = std::make_unique<Plan>();
@@ -193,14 +199,18 @@ MARQUEE_EXPORT int marquee_linear_candidates(const MarqueeLinear* a, int biased,
     return static_cast<int>(plan->candidates.size());
 }
 
-// `bias` may be null; the scales are looked at for e4m3 only. y must not overlap x.
+// `bias` may be null; the scales are looked at for e4m3 only, the residual where it has a distance. y must not overlap x or
+// the residual.
 MARQUEE_EXPORT int marquee_linear(const MarqueeLinear* a, const void* x, const void* w, const void* bias,
-                                  const float* x_scale, const float* w_scale, void* y, cudaStream_t stream) {
+                                  const void* residual, const float* x_scale, const float* w_scale, void* y,
+                                  cudaStream_t stream) {
     if (a->rows == 0 || a->outputs == 0) return 0;
     Card* const on = card();
     if (!on) return -1;
     // Alignments below 16 bytes are the exception; above, finer keys would only multiply the plans.
-    const uint32_t alignment = std::min({alignment_of(x), alignment_of(w), alignment_of(y), uint32_t(16)});
+    const bool onto = a->residual_row != 0;
+    const uint32_t alignment = std::min(
+        {alignment_of(x), alignment_of(w), alignment_of(y), onto ? alignment_of(residual) : 16u, uint32_t(16)});
     std::lock_guard<std::mutex> guard(on->lock);
     Plan* plan = nullptr;
     if (const int code = find(*on, *a, bias != nullptr, alignment, plan)) return code;
@@ -219,9 +229,11 @@ MARQUEE_EXPORT int marquee_linear(const MarqueeLinear* a, const void* x, const v
         const cudaError_t error = cudaMallocAsync(&workspace, chosen.workspaceSize, stream);
         if (error != cudaSuccess) return error;
     }
-    const float one = 1.0f, zero = 0.0f;
+    const float one = 1.0f, share = onto ? 1.0f : 0.0f;
+    const void* const from = onto ? residual : y;
+    cublasLtMatrixLayout_t const lies = onto ? plan->residual : plan->y;
     const cublasStatus_t status =
-        cublasLtMatmul(on->handle, plan->operation, &one, w, plan->w, x, plan->x, &zero, y, plan->y, y, plan->y,
+        cublasLtMatmul(on->handle, plan->operation, &one, w, plan->w, x, plan->x, &share, from, lies, y, plan->y,
                        &chosen.algo, workspace, chosen.workspaceSize, stream);
     if (workspace) cudaFreeAsync(workspace, stream);
     if (status != CUBLAS_STATUS_SUCCESS) return fail("cuBLASLt, product: " + text_of(status));

@@ -3,7 +3,6 @@
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Module};
 
-#[cfg(feature = "cuda")]
 use super::Linear;
 use crate::models::weights::Weights;
 
@@ -48,6 +47,27 @@ impl Conv {
             Some(y) => Ok(y),
             None => self.forward_within(x, UNFOLDED),
         }
+    }
+
+    /// `residual + y`, residual of y's shape. torch rounds y first; a card does not where the kernel is 1 x 1, which is a
+    /// matrix product.
+    ///
+    /// # Errors
+    /// As [`Conv::forward`].
+    pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let (outputs, inputs, size, _) = self.weight.dims4()?;
+        let Conv2dConfig { padding, stride, .. } = self.config;
+        if x.device().is_cpu() || (size, stride, padding) != (1, 1, 0) {
+            return super::add(residual, &self.forward(x)?);
+        }
+        let (_, _, height, width) = x.dims4()?;
+        let matrix = self.weight.permute((0, 2, 3, 1))?.reshape((outputs, inputs))?;
+        let linear = Linear::dense(matrix, Some(self.bias.clone()));
+        super::from_tokens(
+            &linear.forward_onto(&super::tokens(x)?, &super::tokens(residual)?)?,
+            height,
+            width,
+        )
     }
 
     /// [`Conv::forward`] of `x` with a row and a column of zeros more, below and to the right.

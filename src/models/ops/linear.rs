@@ -96,6 +96,20 @@ impl Linear {
         self.run_into(x, Then::GeluTanh, buffer, dim, at)
     }
 
+    /// `residual + y`, residual of y's shape. torch rounds y first; a card's kernel does not.
+    ///
+    /// # Errors
+    /// As [`Linear::forward_operand`].
+    pub fn forward_onto(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Matrix::Dense(weight) = &self.weight
+            && let Some(y) = kernel::linear_onto(x, weight, self.bias.as_ref(), residual)?
+        {
+            return Ok(y);
+        }
+        residual + self.forward(x)?
+    }
+
     fn run(&self, x: &Operand, then: Then) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Some(y) = self.on_card(x, then)? {

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::config::{Level, Shape};
 use super::resnet::{Downsample, Resnet, Upsample};
-use super::transformer::Transformer;
+use super::transformer::{Read, Transformer};
 use crate::models::ops;
 use crate::models::weights::Weights;
 
@@ -32,7 +32,11 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor> {
+    fn read(&self, text: &Tensor, into: &mut Vec<Tensor>) -> Result<()> {
+        self.transformer.as_ref().map_or(Ok(()), |transformer| transformer.read(text, into))
+    }
+
+    fn forward(&self, x: &Tensor, time: &Tensor, text: &mut Read<'_>) -> Result<Tensor> {
         let x = self.resnet.forward(x, time)?;
         match &self.transformer {
             Some(transformer) => transformer.forward(&x, text),
@@ -61,12 +65,17 @@ impl DownBlock {
         })
     }
 
+    /// What the attention layers make of the text, in the order of [`DownBlock::forward`].
+    pub(super) fn read(&self, text: &Tensor, into: &mut Vec<Tensor>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.read(text, into))
+    }
+
     /// Pushes every layer's output, and the downsampled one, onto `skips`; the last is the result.
     pub(super) fn forward(
         &self,
         x: Tensor,
         time: &Tensor,
-        text: &Tensor,
+        text: &mut Read<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x;
@@ -106,7 +115,12 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, time: &Tensor, text: &Tensor) -> Result<Tensor> {
+    /// What the attention layers make of the text, in the order of [`MidBlock::forward`].
+    pub(super) fn read(&self, text: &Tensor, into: &mut Vec<Tensor>) -> Result<()> {
+        self.transformer.read(text, into)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, time: &Tensor, text: &mut Read<'_>) -> Result<Tensor> {
         self.second.forward(&self.transformer.forward(&self.first.forward(x, time)?, text)?, time)
     }
 }
@@ -137,12 +151,17 @@ impl UpBlock {
         })
     }
 
+    /// What the attention layers make of the text, in the order of [`UpBlock::forward`].
+    pub(super) fn read(&self, text: &Tensor, into: &mut Vec<Tensor>) -> Result<()> {
+        self.layers.iter().try_for_each(|layer| layer.read(text, into))
+    }
+
     /// Takes its skips off the end of `skips`.
     pub(super) fn forward(
         &self,
         x: Tensor,
         time: &Tensor,
-        text: &Tensor,
+        text: &mut Read<'_>,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x;

@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::TIME_IDS;
 use super::config::ControlNetConfig;
+use super::transformer::Read;
 use super::trunk::{Conditioning, Trunk};
 use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
@@ -129,7 +130,13 @@ impl ControlNet {
         hint: &Hint,
         scale: f64,
     ) -> Result<Residuals> {
-        let (_, skips, middle) = self.trunk.forward(sample, timestep, conditioning, Some(&hint.0))?;
+        let (_, skips, middle) = self.trunk.forward(
+            sample,
+            timestep,
+            conditioning,
+            &mut Read::new(&conditioning.text),
+            Some(&hint.0),
+        )?;
         let down = self
             .down
             .iter()

@@ -62,7 +62,7 @@ impl Resnet {
         let y = self.conv1.forward(&self.norm1.silu(x)?)?;
         let y = self.conv2.forward(&self.norm2.shifted_silu(&y, &self.time.forward(time)?)?)?;
         match &self.shortcut {
-            Some(conv) => ops::add(&conv.forward(x)?, &y),
+            Some(conv) => conv.forward_onto(x, &y),
             None => ops::add(x, &y),
         }
     }

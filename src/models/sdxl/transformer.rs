@@ -87,17 +87,40 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+    /// Keys and values of the text (batch, words, text channels), which are the same for all steps.
+    fn read(&self, text: &Tensor) -> Result<Tensor> {
+        self.kv.forward(text)
+    }
+
+    /// `kv` is what [`Block::read`] gave.
+    fn forward(&self, x: &Tensor, kv: &Tensor) -> Result<Tensor> {
         let split = |x: &Tensor, index| heads(x, index, self.channels, self.heads);
         let qkv = self.qkv.forward(&self.norm1.forward(x)?)?;
         let seen = attend(&split(&qkv, 0)?, &split(&qkv, 1)?, &split(&qkv, 2)?, &self.out1)?;
         let (x, normed) = self.norm2.after(x, &seen)?;
         let q = self.q.forward(&normed)?;
-        let kv = self.kv.forward(text)?;
-        let read = attend(&split(&q, 0)?, &split(&kv, 0)?, &split(&kv, 1)?, &self.out2)?;
+        let read = attend(&split(&q, 0)?, &split(kv, 0)?, &split(kv, 1)?, &self.out2)?;
         let (x, normed) = self.norm3.after(&x, &read)?;
         let inner = ops::geglu(&self.value_and_gate.forward(&normed)?)?;
-        x + self.down.forward(&inner)?
+        self.down.forward_onto(&inner, &x)
+    }
+}
+
+/// What all blocks of a net made of the text, in the order in which they run; handed from block to block.
+pub(super) struct Read<'a>(std::slice::Iter<'a, Tensor>);
+
+impl<'a> Read<'a> {
+    pub(super) fn new(all: &'a [Tensor]) -> Self {
+        Self(all.iter())
+    }
+
+    fn next(&mut self) -> Result<&'a Tensor> {
+        match self.0.next() {
+            Some(kv) => Ok(kv),
+            None => {
+                candle_core::bail!("SDXL: the text was read for fewer blocks than run; please report this")
+            }
+        }
     }
 }
 
@@ -128,13 +151,21 @@ impl Transformer {
         })
     }
 
-    /// `x` (batch, channels, height, width), `text` (batch, words, text channels).
-    pub(super) fn forward(&self, x: &Tensor, text: &Tensor) -> Result<Tensor> {
+    /// What the blocks make of `text` (batch, words, text channels), in their order: once a request.
+    pub(super) fn read(&self, text: &Tensor, into: &mut Vec<Tensor>) -> Result<()> {
+        for block in &self.blocks {
+            into.push(block.read(text)?);
+        }
+        Ok(())
+    }
+
+    /// `x` (batch, channels, height, width); `text` stands at this transformer's first block.
+    pub(super) fn forward(&self, x: &Tensor, text: &mut Read<'_>) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let mut tokens = self.proj_in.forward(&ops::tokens(&self.norm.plain(x)?)?)?;
         for block in &self.blocks {
-            tokens = block.forward(&tokens, text)?;
+            tokens = block.forward(&tokens, text.next()?)?;
         }
-        ops::add(&ops::from_tokens(&self.proj_out.forward(&tokens)?, height, width)?, x)
+        ops::from_tokens(&self.proj_out.forward_onto(&tokens, &ops::tokens(x)?)?, height, width)
     }
 }

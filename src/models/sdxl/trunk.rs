@@ -6,14 +6,15 @@ use super::TIME_IDS;
 use super::blocks::{DownBlock, MidBlock};
 use super::config::{Shape, TrunkConfig};
 use super::embedding::Embedder;
+use super::transformer::Read;
 use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
 
 /// What a net is told beside latents and noise level. Computed once a request: it is the same for all steps.
 #[derive(Debug, Clone)]
 pub struct Conditioning {
-    /// (batch, words, text channels).
-    pub(super) text: Tensor,
+    /// Keys and values of the text in every attention layer, in the order in which they run.
+    pub(super) text: Vec<Tensor>,
     /// (batch, time channels), of one net: the layers that make it differ.
     pub(super) additions: Tensor,
 }
@@ -43,15 +44,19 @@ impl Trunk {
         pooled: &Tensor,
         ids: &[[f32; TIME_IDS]],
     ) -> Result<Conditioning> {
-        Ok(Conditioning { text: text.clone(), additions: self.embedder.additions(pooled, ids)? })
+        let mut read = Vec::new();
+        self.down.iter().try_for_each(|block| block.read(text, &mut read))?;
+        self.middle.read(text, &mut read)?;
+        Ok(Conditioning { text: read, additions: self.embedder.additions(pooled, ids)? })
     }
 
-    /// What residual blocks project, every skip, and the middle's output. `hint` is added to the first convolution's.
+    /// What residual blocks project, every skip, and the middle's output; `text` is left where the way up begins. `hint` is added to the first convolution's.
     pub(super) fn forward(
         &self,
         sample: &Tensor,
         timestep: f32,
         conditioning: &Conditioning,
+        text: &mut Read<'_>,
         hint: Option<&Tensor>,
     ) -> Result<(Tensor, Vec<Tensor>, Tensor)> {
         let time = self.embedder.forward(timestep, &conditioning.additions)?;
@@ -61,9 +66,9 @@ impl Trunk {
         }
         let mut skips = vec![x.clone()];
         for block in &self.down {
-            x = block.forward(x, &time, &conditioning.text, &mut skips)?;
+            x = block.forward(x, &time, text, &mut skips)?;
         }
-        let x = self.middle.forward(&x, &time, &conditioning.text)?;
+        let x = self.middle.forward(&x, &time, text)?;
         Ok((time, skips, x))
     }
 }

@@ -7,6 +7,7 @@ use super::blocks::UpBlock;
 use super::config::UnetConfig;
 use super::controlnet::Residuals;
 use super::resnet::GroupNorm;
+use super::transformer::Read;
 use super::trunk::{Conditioning, Trunk};
 use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
@@ -49,7 +50,9 @@ impl Unet {
     /// # Errors
     /// Shapes that do not match, no room on the device.
     pub fn condition(&self, text: &Tensor, pooled: &Tensor, ids: &[[f32; TIME_IDS]]) -> Result<Conditioning> {
-        self.trunk.condition(text, pooled, ids)
+        let mut conditioning = self.trunk.condition(text, pooled, ids)?;
+        self.up.iter().try_for_each(|block| block.read(text, &mut conditioning.text))?;
+        Ok(conditioning)
     }
 
     /// Predicts the noise in `sample` (batch, channels, height, width), which the scheduler has scaled, at `timestep`
@@ -64,7 +67,8 @@ impl Unet {
         conditioning: &Conditioning,
         residuals: Option<&Residuals>,
     ) -> Result<Tensor> {
-        let (time, mut skips, mut x) = self.trunk.forward(sample, timestep, conditioning, None)?;
+        let mut text = Read::new(&conditioning.text);
+        let (time, mut skips, mut x) = self.trunk.forward(sample, timestep, conditioning, &mut text, None)?;
         if let Some(residuals) = residuals {
             if residuals.down.len() != skips.len() {
                 candle_core::bail!(
@@ -79,7 +83,7 @@ impl Unet {
             x = ops::add(&x, &residuals.middle)?;
         }
         for block in &self.up {
-            x = block.forward(x, &time, &conditioning.text, &mut skips)?;
+            x = block.forward(x, &time, &mut text, &mut skips)?;
         }
         self.conv_out.forward(&self.norm_out.silu(&x)?)
     }
