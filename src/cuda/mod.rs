@@ -16,6 +16,7 @@ pub mod norm;
 pub mod picture;
 pub mod rope;
 pub mod wide_attention;
+pub mod widen;
 pub mod window_attention;
 
 pub mod bus;
