@@ -8,7 +8,7 @@
 //! the packed `latents` to start from, and in its metadata `width`, `height`, `steps`, `guidance` and `seed`. One prediction is made from `prompt_embeds` and
 //! `pooled`, so that it differs from another program's by the transformer alone; the picture is made from the ids.
 //! `RESULT` gets `prompt_embeds`, `pooled`, `noise`, `prediction`, `latents` and `image`; the times are printed as JSON.
-//! `DEVICE` and `DTYPE` as everywhere; `QUANTIZATION=fp8` rounds the transformer's blocks to 8 bits. `scripts/gpu/compare_flux.py` calls this.
+//! `DEVICE` and `DTYPE` as everywhere; `QUANTIZATION` keeps the transformer's blocks in `fp8` or `int8`. `scripts/gpu/compare_flux.py` calls this.
 
 mod measure;
 
@@ -16,6 +16,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
+use marquee::models::device::quantisation;
 use marquee::models::flux::pipeline::{
     Denoiser, Guidance, Settings, Start, Watch, decode, denoise, encode, prepare,
 };
@@ -62,7 +63,7 @@ fn main() -> Outcome<()> {
     let weights = checkpoint.transformer.weights(dtype, &device);
     let config = &checkpoint.transformer.config;
     let conditioner = Conditioner::new(config, &weights)?;
-    let eight = std::env::var("QUANTIZATION").is_ok_and(|kind| kind == "fp8");
+    let eight = std::env::var("QUANTIZATION").map_or(Ok(None), |text| quantisation(&text))?;
     let transformer = Transformer::new(config, &weights.in_eight(eight))?;
     clock.lap("load_transformer", &device)?;
     let vae_dtype = checkpoint.vae.config.safe_dtype(dtype);

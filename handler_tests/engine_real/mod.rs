@@ -67,7 +67,7 @@ fn engine_of(models: ModelConfig) -> RealEngine {
         caches: Caches { roots: Vec::new() },
         fonts: Arc::new(FontLibrary::without_system(Vec::new())),
         device: Device::Cpu,
-        quantisation: marquee::models::device::Quantisation::None,
+        quantisation: None,
         dtype: DType::F32,
         limits: Limits::default(),
     })

@@ -5,6 +5,8 @@ mod fault;
 mod limits;
 #[cfg(feature = "models")]
 mod residency;
+#[cfg(feature = "models")]
+mod rounded;
 mod schedule;
 #[cfg(feature = "models")]
 mod store;

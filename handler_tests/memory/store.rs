@@ -23,7 +23,7 @@ pub fn flux(folder: &Path) -> FluxCheckpoint {
     FluxCheckpoint::open(folder.to_str().unwrap(), &Replacements::default(), &Caches::default()).unwrap()
 }
 
-fn saved(folder: &Path, tensors: &[(&str, Tensor)]) -> Arc<dyn Source> {
+pub fn saved(folder: &Path, tensors: &[(&str, Tensor)]) -> Arc<dyn Source> {
     let map: HashMap<String, Tensor> =
         tensors.iter().map(|(key, tensor)| ((*key).to_owned(), tensor.clone())).collect();
     let path = folder.join("saved.safetensors");
@@ -46,7 +46,7 @@ pub fn same(found: &Tensor, expected: &Tensor) {
 }
 
 /// Everything on the device.
-fn resident(store: Store) -> Weights {
+pub fn resident(store: Store) -> Weights {
     store.load_host().unwrap();
     let store = Arc::new(store);
     let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());

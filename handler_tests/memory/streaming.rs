@@ -11,27 +11,27 @@ use marquee::models::weights::{Source, Weights};
 use super::store::{flux, noise, same};
 
 /// A store with its host copy.
-fn store(source: &Arc<dyn Source>, build: &dyn Fn(&Weights) -> Result<()>) -> Arc<Store> {
+pub fn store(source: &Arc<dyn Source>, build: &dyn Fn(&Weights) -> Result<()>) -> Arc<Store> {
     let store = Store::new("net", Arc::clone(source), DType::F32, &Device::Cpu, build).unwrap();
     store.load_host().unwrap();
     Arc::new(store)
 }
 
 /// The store's weights with the pieces `streamed` coming and going.
-fn streaming(store: &Arc<Store>, streamed: &[usize], again: bool) -> Weights {
+pub fn streaming(store: &Arc<Store>, streamed: &[usize], again: bool) -> Weights {
     let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
     let stay: Vec<usize> = (0..store.pieces().len()).filter(|piece| !streamed.contains(piece)).collect();
     parts.bring(&stay).unwrap();
     parts.weights(streamed, again).unwrap()
 }
 
-struct Input {
+pub struct Input {
     image: Tensor,
     text: Tensor,
     modulation: Modulation,
 }
 
-fn input(config: &FluxConfig, conditioner: &Conditioner) -> Input {
+pub fn input(config: &FluxConfig, conditioner: &Conditioner) -> Input {
     let pooled = noise(&[1, config.pooled_projection_dim], 5);
     Input {
         image: noise(&[1, 6, config.in_channels], 3),
@@ -41,7 +41,7 @@ fn input(config: &FluxConfig, conditioner: &Conditioner) -> Input {
 }
 
 /// Both steps, the second from the first's prediction.
-fn run(net: &Transformer, input: &Input, stop: Option<BlockId>) -> Result<Tensor> {
+pub fn run(net: &Transformer, input: &Input, stop: Option<BlockId>) -> Result<Tensor> {
     let rope = net.rope(4, 2, 3, &Device::Cpu)?;
     let mut image = input.image.clone();
     for step in 0..2 {

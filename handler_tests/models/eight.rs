@@ -1,9 +1,9 @@
-//! Products in 8 bits: every number goes to the nearest one that e4m3 has, and layers agree with their exact twins as far as
-//! three bits of mantissa allow.
+//! Weights in 8 bits: every number goes to the nearest one that the format has, and layers agree with their exact twins as far
+//! as its digits allow.
 
 use candle_core::{DType, Device, Module, Tensor};
 use marquee::models::flux::{Conditioner, FluxConfig, Transformer};
-use marquee::models::ops::{self, Eight, Linear, Operand};
+use marquee::models::ops::{self, Eight, Int8, Linear, Operand, Rounding};
 use marquee::models::rng::Generator;
 
 use super::golden::Goldens;
@@ -54,8 +54,33 @@ fn numbers_go_to_the_nearest_one_there_is() {
 }
 
 #[test]
+fn int8_goes_to_the_nearest_integer() {
+    // 127 makes the row's scale 1.
+    let mut row = vec![127.0f32, -127.0, 0.0, -0.0, 1e-9];
+    for whole in -126..=126 {
+        let middle = whole as f32 + 0.5;
+        row.extend([whole as f32, middle, middle.next_down(), middle.next_up()]);
+    }
+    let int8 = Int8::new(&Tensor::from_slice(&row, (1, row.len()), &Device::Cpu).unwrap()).unwrap();
+    let found = int8.widened(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let nearest: Vec<f32> = row.iter().map(|x| x.round_ties_even()).collect();
+    assert_eq!(found, nearest);
+    // Rounded once: the product of number and scale, not the scale.
+    let int8 = Int8::new(&noise(6, (3, 32))).unwrap();
+    let wide = int8.widened(DType::F32).unwrap();
+    for dtype in [DType::F16, DType::BF16] {
+        let (found, expected) = (int8.widened(dtype).unwrap(), wide.to_dtype(dtype).unwrap());
+        assert!(
+            distance(&found.to_dtype(DType::F32).unwrap(), &expected.to_dtype(DType::F32).unwrap()) < 1e-12
+        );
+    }
+}
+
+#[test]
 fn each_row_has_its_own_scale() {
     let x = Tensor::new(&[[1e-6f32, -2e-6], [3000.0, 1.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+    let int8 = Int8::new(&x).unwrap();
+    assert_eq!(int8.parts().1.to_vec1::<f32>().unwrap(), [2e-6 / 127.0, 3000.0 / 127.0, 1.0]);
     let eight = Eight::new(&x).unwrap();
     let scales = eight.parts().1.to_vec1::<f32>().unwrap();
     assert_eq!(scales, [2e-6 / 448.0, 3000.0 / 448.0, 1.0]);
@@ -84,6 +109,46 @@ fn a_layer_in_eight_bits_is_near_its_exact_twin() {
 }
 
 #[test]
+fn int8_weights_leave_what_they_meet_as_it_is() {
+    let (x, weight, bias) =
+        (noise(1, (48, 256)), noise(2, (32, 256)), noise(3, (1, 32)).flatten_all().unwrap());
+    let exact = Linear::dense(weight.clone(), Some(bias.clone()));
+    let int8 = Linear::int8(Int8::new(&weight).unwrap(), Some(bias.clone()));
+    let error = distance(&int8.forward(&x).unwrap(), &exact.forward(&x).unwrap());
+    // Steps of a 127th of the row's largest, here 2.8 deviations: 0.64 %.
+    assert!((0.004..0.01).contains(&error), "{error}");
+
+    // Every way through the layer reads dense operands, and is the dense layer's over the widened matrix.
+    let twin = Linear::dense(Int8::new(&weight).unwrap().widened(DType::F32).unwrap(), Some(bias));
+    let (shift, scale) = (noise(4, (1, 256)), noise(5, (1, 256)));
+    let x = x.unsqueeze(0).unwrap();
+    assert!(!int8.reads_eight());
+    let operand = ops::layer_norm_modulate_for(&int8, &x, &shift, &scale, 1e-6).unwrap();
+    assert!(matches!(operand, Operand::Dense(_)) && matches!(int8.operand(&x).unwrap(), Operand::Dense(_)));
+    assert!(distance(&int8.forward_gelu(&operand).unwrap(), &twin.forward_gelu(&operand).unwrap()) < 1e-12);
+    let buffers = [&int8, &twin].map(|layer| {
+        let buffer = Tensor::zeros((1, 48, 40), DType::F32, &Device::Cpu).unwrap();
+        layer.forward_into(&operand, &buffer, 2, 8).unwrap();
+        buffer
+    });
+    assert!(distance(&buffers[0], &buffers[1]) < 1e-12);
+    assert!(int8.forward_operand(&Operand::Eight(Eight::new(&x).unwrap())).is_err());
+
+    // In 16 bits the matrix is rounded to them first, as on a card.
+    let half = |x: &Tensor| x.to_dtype(DType::BF16).unwrap();
+    let [int8, twin] = [&int8, &twin].map(|layer| {
+        let matrix = match layer.rounded() {
+            Some((_, numbers, scales)) => {
+                Linear::int8(Int8::from_parts(numbers.clone(), scales.clone()), None)
+            }
+            None => Linear::dense(half(&Int8::new(&weight).unwrap().widened(DType::F32).unwrap()), None),
+        };
+        matrix.forward(&half(&x)).unwrap().to_dtype(DType::F32).unwrap()
+    });
+    assert!(distance(&int8, &twin) < 1e-12);
+}
+
+#[test]
 fn only_the_blocks_of_flux_are_rounded() {
     let goldens = Goldens::open("halves");
     let case = goldens.cases("transformer_bf16").remove(0);
@@ -93,13 +158,15 @@ fn only_the_blocks_of_flux_are_rounded() {
         .unwrap()
         .precompute(&[500.0], 3.5, &goldens.input(&case, "pooled"))
         .unwrap();
-    let predict = |eight: bool| {
+    let predict = |eight: Option<Rounding>| {
         let net = Transformer::new(&config, &weights.in_eight(eight)).unwrap();
         let text = goldens.input(&case, "encoder_hidden_states");
         let rope = net.rope(text.dim(1).unwrap(), 3, 5, &Device::Cpu).unwrap();
         let image = goldens.input(&case, "hidden_states");
         net.forward(&image, &text, modulation.step(0), &rope, &mut |_| Ok(())).unwrap()
     };
-    let error = distance(&predict(true), &predict(false));
-    assert!((0.001..0.1).contains(&error), "{error}");
+    let error = |rounding| distance(&predict(Some(rounding)), &predict(None));
+    let (e4m3, int8) = (error(Rounding::E4m3), error(Rounding::Int8));
+    assert!((0.001..0.1).contains(&e4m3), "{e4m3}");
+    assert!((0.0002..0.03).contains(&int8) && int8 < e4m3, "{int8}");
 }

@@ -15,7 +15,7 @@ use crate::memory::Limits;
 #[cfg(feature = "models")]
 use crate::models::checkpoint::Caches;
 #[cfg(feature = "models")]
-use crate::models::device::{Quantisation, quantisation};
+use crate::models::device;
 use crate::output::{Bucket, BucketError};
 use crate::progress::Statistics;
 use crate::worker::{Executor, Shared, Worker};
@@ -63,18 +63,12 @@ fn real_engine(
 ) -> Result<Box<dyn Engine>, String> {
     let build = || -> Result<RealEngine, Box<dyn std::error::Error>> {
         let (target, dtype) = super::models::place(models)?;
-        let quantisation = models.quantization.as_deref().map_or(Ok(Quantisation::None), quantisation)?;
+        let quantisation = super::models::quantisation(models)?;
+        let device = target.open()?;
+        device::check(quantisation, &device)?;
         let caches = Caches::from_vars(|name| std::env::var(name).ok());
         let (models, limits) = (models.clone(), Limits::from(engine));
-        Ok(RealEngine::new(Setup {
-            models,
-            caches,
-            fonts,
-            device: target.open()?,
-            dtype,
-            quantisation,
-            limits,
-        })?)
+        Ok(RealEngine::new(Setup { models, caches, fonts, device, dtype, quantisation, limits })?)
     };
     match build() {
         Ok(engine) => Ok(Box::new(engine)),

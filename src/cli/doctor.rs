@@ -118,9 +118,13 @@ fn models(config: &Config) -> Vec<Finding> {
     use crate::models::checkpoint::Caches;
 
     let subject = "models";
-    let place = match super::models::place(&config.models) {
-        Ok((target, dtype)) => format!("{target}, {dtype:?}"),
-        Err(error) => return vec![Finding { level: Level::Bad, subject, text: error.to_string() }],
+    let place = super::models::place(&config.models);
+    let place = match (place, super::models::quantisation(&config.models)) {
+        (Ok((target, dtype)), Ok(None)) => format!("{target}, {dtype:?}"),
+        (Ok((target, dtype)), Ok(Some(blocks))) => format!("{target}, {dtype:?}, FLUX's blocks in {blocks}"),
+        (Err(error), _) | (_, Err(error)) => {
+            return vec![Finding { level: Level::Bad, subject, text: error.to_string() }];
+        }
     };
     let caches = Caches::from_vars(|name| std::env::var(name).ok());
     let missing = missing(&config.models, &caches);

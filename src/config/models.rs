@@ -19,7 +19,7 @@ pub struct ModelConfig {
     pub device: Option<String>,
     /// `DTYPE`: `f32`, `bf16` or `f16`; default bf16 on a card, f32 on a CPU.
     pub dtype: Option<String>,
-    /// `QUANTIZATION`: `none` (default) or `fp8`, for FLUX's blocks.
+    /// `QUANTIZATION`: `none` (default), `fp8` or `int8`, for FLUX's blocks.
     pub quantization: Option<String>,
 }
 

@@ -112,12 +112,16 @@ impl Block {
         let bytes = elements * dtype.size_in_bytes();
         let address = allocate(bytes.max(1), device)?;
         let storage = match dtype {
+            DType::U8 => owned::<u8>(address, elements, &stream, device),
             DType::F32 => owned::<f32>(address, elements, &stream, device),
             DType::F16 => owned::<f16>(address, elements, &stream, device),
             DType::BF16 => owned::<bf16>(address, elements, &stream, device),
             other => {
                 drop(owned::<u8>(address, bytes, &stream, device));
-                return Err(Error::Msg(format!("weights in {}: expected f32, f16 or bf16", other.as_str())));
+                return Err(Error::Msg(format!(
+                    "weights in {}: expected f32, f16, bf16 or u8",
+                    other.as_str()
+                )));
             }
         };
         let tensor = Tensor::from_storage(Storage::Cuda(storage), elements, BackpropOp::none(), false);

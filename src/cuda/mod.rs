@@ -19,6 +19,7 @@ pub mod pool;
 pub mod rope;
 pub mod upload;
 pub mod wide_attention;
+pub mod widen;
 pub mod window_attention;
 
 pub mod bus;

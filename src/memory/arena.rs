@@ -154,10 +154,11 @@ impl InplaceOp1 for Write<'_> {
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, _: &candle_core::Layout) -> Result<()> {
         match storage {
+            CpuStorage::U8(numbers) => self.into::<u8>(numbers),
             CpuStorage::F32(numbers) => self.into::<f32>(numbers),
             CpuStorage::F16(numbers) => self.into::<f16>(numbers),
             CpuStorage::BF16(numbers) => self.into::<bf16>(numbers),
-            _ => Err(Error::Msg("weights lie in f32, f16 or bf16".to_owned())),
+            _ => Err(Error::Msg("weights lie in f32, f16, bf16 or u8".to_owned())),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! From a checkpoint's files into a host arena: many threads read at their own positions straight into place.
 //!
-//! What lies in the file as the net wants it is read where it belongs; other dtypes and convolution kernels go through a
-//! buffer of the thread; what a source cannot point at (fp8 with scales, GGML blocks, transposed matrices) it loads
-//! itself. Must not know devices or nets.
+//! What lies in the file as the net wants it is read where it belongs; other dtypes, convolution kernels and rows that are
+//! rounded to 8 bits ([`rounded`]) go through a buffer of the thread; what a source cannot point at (fp8 with scales, GGML
+//! blocks, transposed matrices) it loads itself. Must not know devices or nets.
 
+mod rounded;
+
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +18,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::arena::HostArena;
-use crate::models::weights::{Entry, Extent, Layout, Loaded, Source};
+use crate::models::weights::{Content, Entry, Extent, Layout, Loaded, Source};
+use rounded::{Halves, Rows};
 
 /// Bytes that a thread reads at once: large enough for a disk's queue, small enough to spread over threads and caches.
 const READ: usize = 8 << 20;
@@ -34,14 +38,19 @@ enum Job<'a> {
     Read { entry: &'a Entry, file: Arc<File>, offset: u64, dtype: DType, place: &'a mut [u8] },
     /// A convolution kernel, (outputs, inputs, window) in the file, (outputs, window, inputs) in place.
     Kernel { entry: &'a Entry, extent: Extent, place: &'a mut [u8], inputs: usize, window: usize },
+    /// Whole rows of a file, to be rounded to 8 bits.
+    Round { rows: Rows<'a>, extent: Extent },
     /// What only the source can read.
     Load { entry: &'a Entry, place: &'a mut [u8] },
+    /// What only the source can read, to be rounded to 8 bits.
+    LoadRounded { rows: Rows<'a> },
 }
 
 impl<'a> Job<'a> {
     fn entry(&self) -> &'a Entry {
         match self {
             Self::Read { entry, .. } | Self::Kernel { entry, .. } | Self::Load { entry, .. } => entry,
+            Self::Round { rows, .. } | Self::LoadRounded { rows } => rows.entry,
         }
     }
 
@@ -49,7 +58,10 @@ impl<'a> Job<'a> {
     fn order(&self) -> (u8, usize, u64) {
         match self {
             Self::Load { place, .. } => (0, usize::MAX - place.len(), 0),
-            Self::Kernel { extent, .. } => (1, Arc::as_ptr(&extent.file) as usize, extent.offset),
+            Self::LoadRounded { rows } => (0, usize::MAX - rows.bytes(), 0),
+            Self::Kernel { extent, .. } | Self::Round { extent, .. } => {
+                (1, Arc::as_ptr(&extent.file) as usize, extent.offset)
+            }
             Self::Read { file, offset, .. } => (1, Arc::as_ptr(file) as usize, *offset),
         }
     }
@@ -116,6 +128,7 @@ fn jobs<'a>(arena: &'a mut HostArena, layout: &'a Layout, source: &dyn Source) -
         .collect();
     places.sort_by_key(|(start, _)| *start);
     let mut jobs = Vec::new();
+    let mut halves: HashMap<&str, Halves> = HashMap::new();
     let mut rest = arena.memory_mut().bytes_mut();
     let mut at = 0;
     for (start, entry) in places {
@@ -125,12 +138,35 @@ fn jobs<'a>(arena: &'a mut HostArena, layout: &'a Layout, source: &dyn Source) -
         let (place, tail) = tail.split_at_mut_checked(entry.bytes()).ok_or_else(short)?;
         at = start + entry.bytes();
         rest = tail;
-        match source.extents(&entry.key, None) {
-            Some(extents) => split(&mut jobs, entry, extents, place)?,
-            None => jobs.push(Job::Load { entry, place }),
+        match (entry.content, source.extents(&entry.key, None)) {
+            (Content::Numbers(rounding), _) => {
+                halves.entry(&entry.key).or_default().numbers = Some((entry, rounding, place));
+            }
+            (Content::Scales(_), _) => halves.entry(&entry.key).or_default().scales = Some(place),
+            (Content::Whole, Some(extents)) => split(&mut jobs, entry, extents, place)?,
+            (Content::Whole, None) => jobs.push(Job::Load { entry, place }),
+        }
+    }
+    for (key, halves) in halves {
+        let rows = halves.rows()?;
+        match source.extents(key, None).filter(|extents| rows.begin_with(extents)) {
+            Some(extents) => {
+                check_count(rows.entry, &extents)?;
+                jobs.extend(rows.split(extents).map(|(rows, extent)| Job::Round { rows, extent }));
+            }
+            None => jobs.push(Job::LoadRounded { rows }),
         }
     }
     Ok(jobs)
+}
+
+fn check_count(entry: &Entry, extents: &[Extent]) -> Result<()> {
+    let found: usize = extents.iter().map(|extent| extent.elements).sum();
+    let expected = entry.elements();
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::Msg(format!("{}: expected {expected} numbers, found {found}", entry.key)))
 }
 
 fn split<'a>(
@@ -139,11 +175,7 @@ fn split<'a>(
     extents: Vec<Extent>,
     mut place: &'a mut [u8],
 ) -> Result<()> {
-    let found: usize = extents.iter().map(|extent| extent.elements).sum();
-    if found != entry.elements() {
-        let expected = entry.elements();
-        return Err(Error::Msg(format!("{}: expected {expected} numbers, found {found}", entry.key)));
-    }
+    check_count(entry, &extents)?;
     if let (true, &[_, inputs, height, width]) = (entry.channels_last, entry.shape.as_slice()) {
         let window = height * width;
         if window > 1 && inputs > 1 {
@@ -195,15 +227,28 @@ fn run(job: Job<'_>, source: &dyn Source, buffer: &mut Vec<u64>) -> Result<u64> 
             }
             Ok(place.len() as u64)
         }
+        Job::Round { rows, extent } => {
+            let raw = room(buffer, extent.elements * extent.dtype.size_in_bytes());
+            extent.file.read_exact_at(raw, extent.offset)?;
+            rows.round(raw, extent.dtype)
+        }
+        Job::LoadRounded { rows } => {
+            let wide = load(source, &rows.entry.key, DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            rows.round(bytemuck::cast_slice(&wide), DType::F32)
+        }
         Job::Load { entry, place } => {
-            let tensor = match source.load(&entry.key, None, &Device::Cpu)? {
-                Loaded::Dense(tensor) => tensor.to_dtype(entry.dtype)?,
-                Loaded::Quantised(blocks) => blocks.dequantize(&Device::Cpu)?.to_dtype(entry.dtype)?,
-            };
+            let tensor = load(source, &entry.key, entry.dtype)?;
             let tensor = if entry.channels_last { tensor.permute((0, 2, 3, 1))? } else { tensor };
             write(&tensor.flatten_all()?, place, &entry.key)?;
             Ok(place.len() as u64)
         }
+    }
+}
+
+fn load(source: &dyn Source, key: &str, dtype: DType) -> Result<Tensor> {
+    match source.load(key, None, &Device::Cpu)? {
+        Loaded::Dense(tensor) => tensor.to_dtype(dtype),
+        Loaded::Quantised(blocks) => blocks.dequantize(&Device::Cpu)?.to_dtype(dtype),
     }
 }
 

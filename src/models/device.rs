@@ -1,4 +1,4 @@
-//! Where the nets run and in which number format: `DEVICE` and `DTYPE`.
+//! Where the nets run and in which number formats: `DEVICE`, `DTYPE` and `QUANTIZATION`.
 //!
 //! Owns the words that users write and the defaults. Must not know any net or what is on the device. Callers: the
 //! command line's `generate` and `parity`, the engine's start.
@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
+
+use super::ops::Rounding;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +21,14 @@ pub enum DeviceError {
     UnknownDtype(String),
     /// Not one of the words.
     #[error(
-        "QUANTIZATION={0}: expected none or fp8; weights in GGUF blocks are chosen by naming such a file in FLUX_TRANSFORMER"
+        "QUANTIZATION={0}: expected none, fp8 or int8; weights in GGUF blocks are chosen by naming such a file in FLUX_TRANSFORMER"
     )]
     UnknownQuantisation(String),
+    /// Products in e4m3 came with compute capability 8.9.
+    #[error(
+        "QUANTIZATION={0}: expected a card of compute capability 8.9 or higher (Ada, Hopper), found an older one; use int8"
+    )]
+    Unsuited(Rounding),
     /// This program was built without the feature `cuda`.
     #[error("DEVICE={0}: this program was built for the CPU only; use the CUDA build, or DEVICE=cpu")]
     NotBuilt(Target),
@@ -119,25 +126,27 @@ pub fn dtype(text: &str) -> Result<DType, DeviceError> {
     }
 }
 
-/// What FLUX's blocks are rounded to beyond `DTYPE`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Quantisation {
-    /// Nothing.
-    #[default]
-    None,
-    /// e4m3 with a scale a row, weights and what they meet; see `ops::Eight`.
-    Fp8,
-}
-
-/// `none` or `fp8`, in any case.
+/// What FLUX's blocks are rounded to beyond `DTYPE`: `none`, `fp8` or `int8`, in any case.
 ///
 /// # Errors
 /// [`DeviceError::UnknownQuantisation`].
-pub fn quantisation(text: &str) -> Result<Quantisation, DeviceError> {
+pub fn quantisation(text: &str) -> Result<Option<Rounding>, DeviceError> {
     match text.trim().to_ascii_lowercase().as_str() {
-        "none" => Ok(Quantisation::None),
-        "fp8" => Ok(Quantisation::Fp8),
+        "none" => Ok(None),
+        "fp8" => Ok(Some(Rounding::E4m3)),
+        "int8" => Ok(Some(Rounding::Int8)),
         _ => Err(DeviceError::UnknownQuantisation(text.to_owned())),
+    }
+}
+
+/// Whether products in `quantisation` run on `device`.
+///
+/// # Errors
+/// [`DeviceError::Unsuited`].
+pub fn check(quantisation: Option<Rounding>, device: &Device) -> Result<(), DeviceError> {
+    match quantisation.filter(|rounding| !rounding.suits(device)) {
+        Some(rounding) => Err(DeviceError::Unsuited(rounding)),
+        None => Ok(()),
     }
 }
 

@@ -18,6 +18,7 @@ use super::Exit;
 use crate::config::{Config, ModelConfig};
 use crate::models::checkpoint::{Caches, FluxCheckpoint, SdxlCheckpoint, SdxlControlNet, open_birefnet};
 use crate::models::device::{self, DeviceError, Target};
+use crate::models::ops::Rounding;
 use crate::models::{parity, tiny};
 
 /// Runs a command on nets.
@@ -86,6 +87,11 @@ fn check(config: &ModelConfig, model: Option<&str>, checksums: bool) -> Exit {
         }
     }
     exit
+}
+
+/// `QUANTIZATION`.
+pub(super) fn quantisation(config: &ModelConfig) -> Result<Option<Rounding>, DeviceError> {
+    config.quantization.as_deref().map_or(Ok(None), device::quantisation)
 }
 
 /// `DEVICE` and `DTYPE`.

@@ -80,7 +80,8 @@ fn forecast(config: &Config, options: &PlanOptions) -> Result<Forecast, String> 
         .map_err(|errors| format!("{shown}: {errors}"))?;
     // Planned for a card, whatever this machine has.
     let dtype = config.models.dtype.as_deref().map_or(Ok(DType::BF16), device::dtype);
-    let dtypes = Dtypes::of(dtype.map_err(|error| error.to_string())?);
+    let quantisation = super::models::quantisation(&config.models).map_err(|error| error.to_string())?;
+    let dtypes = Dtypes::of(dtype.map_err(|error| error.to_string())?, quantisation);
     let caches = Caches::from_vars(|name| std::env::var(name).ok());
     let sizes = sizes::sizes(&config.models, &caches, dtypes).map_err(|error| error.to_string())?;
     let total = options.gpu_total.of(0).ok_or("--gpu-total: expected a size such as 24GiB")?;

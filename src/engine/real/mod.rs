@@ -31,12 +31,12 @@ use crate::imaging::fonts::FontLibrary;
 use crate::input::Plan;
 use crate::memory::{Limits, Memory, MemoryError};
 use crate::models::checkpoint::Caches;
-use crate::models::device::Quantisation;
+use crate::models::ops::Rounding;
 use crate::progress::SubStep;
 use fault::Fault;
 use itinerary::{itinerary, stops};
 use journey::Journey;
-use nets::Nets;
+use nets::{Dtypes, Nets};
 use steps::Composed;
 use studio::Studio;
 
@@ -50,10 +50,10 @@ pub struct Setup {
     pub fonts: Arc<FontLibrary>,
     /// Where nets compute.
     pub device: Device,
-    /// FLUX's compute dtype; the others' follow from it ([`nets::Dtypes`]).
+    /// FLUX's compute dtype; the others' follow from it ([`Dtypes`]).
     pub dtype: DType,
-    /// Of FLUX's blocks.
-    pub quantisation: Quantisation,
+    /// What the matrices of FLUX's blocks are kept in, if not in that.
+    pub quantisation: Option<Rounding>,
     /// What memory may use.
     pub limits: Limits,
 }
@@ -76,7 +76,7 @@ impl RealEngine {
     pub fn new(setup: Setup) -> Result<Self, MemoryError> {
         let Setup { models, caches, fonts, device, dtype, quantisation, limits } = setup;
         let memory = Memory::new(&device, limits)?;
-        let nets = Nets::new(models, caches, (dtype, quantisation), device.clone());
+        let nets = Nets::new(models, caches, Dtypes::of(dtype, quantisation), device.clone());
         Ok(Self { nets, memory, fonts, device, lost: None })
     }
 

@@ -17,8 +17,8 @@ use crate::models::birefnet::BiRefNet;
 use crate::models::checkpoint::{
     Caches, CheckpointError, FluxCheckpoint, NetFiles, SdxlCheckpoint, SdxlControlNet, open_birefnet,
 };
-use crate::models::device::Quantisation;
 use crate::models::flux::{Conditioner, FluxConfig, Transformer};
+use crate::models::ops::Rounding;
 use crate::models::schedulers::{EulerDiscrete, FlowMatch};
 use crate::models::sdxl::{ControlNet, Unet};
 use crate::models::text_encoders::clip::ClipText;
@@ -32,6 +32,8 @@ use crate::models::weights::{Source, Weights};
 pub struct Dtypes {
     /// FLUX and its encoders.
     pub flux: DType,
+    /// What the matrices of FLUX's blocks are kept in, if not in that.
+    pub flux_blocks: Option<Rounding>,
     /// SDXL and its encoders.
     pub sdxl: DType,
     /// Segmentation.
@@ -40,15 +42,20 @@ pub struct Dtypes {
 
 impl Dtypes {
     /// `DTYPE` is FLUX's. SDXL and BiRefNet were published and are exact in f16, whose mantissa is longer than bf16's.
-    pub fn of(dtype: DType) -> Self {
+    pub fn of(dtype: DType, flux_blocks: Option<Rounding>) -> Self {
         let published = if dtype == DType::BF16 { DType::F16 } else { dtype };
-        Self { flux: dtype, sdxl: published, birefnet: published }
+        Self { flux: dtype, flux_blocks, sdxl: published, birefnet: published }
     }
 
-    /// In bytes.
+    /// What it takes to compute so.
     pub fn precision(self) -> Precision {
         let bytes = |dtype: DType| dtype.size_in_bytes() as u64;
-        Precision { flux: bytes(self.flux), sdxl: bytes(self.sdxl), birefnet: bytes(self.birefnet) }
+        Precision {
+            flux: bytes(self.flux),
+            widened: self.flux_blocks == Some(Rounding::Int8),
+            sdxl: bytes(self.sdxl),
+            birefnet: bytes(self.birefnet),
+        }
     }
 }
 
@@ -85,7 +92,6 @@ pub struct Nets {
     config: ModelConfig,
     caches: Caches,
     dtypes: Dtypes,
-    quantisation: Quantisation,
     device: Device,
     roster: Roster,
     flux: Option<FluxNets>,
@@ -96,20 +102,13 @@ pub struct Nets {
 
 impl Nets {
     /// Opens nothing. Hub ids are looked up in `caches`.
-    pub fn new(
-        config: ModelConfig,
-        caches: Caches,
-        (dtype, quantisation): (DType, Quantisation),
-        device: Device,
-    ) -> Self {
-        let (dtypes, roster) = (Dtypes::of(dtype), Roster::new());
+    pub fn new(config: ModelConfig, caches: Caches, dtypes: Dtypes, device: Device) -> Self {
         Self {
             config,
             caches,
             dtypes,
-            quantisation,
             device,
-            roster,
+            roster: Roster::new(),
             flux: None,
             sdxl: None,
             controlnet: None,
@@ -195,7 +194,7 @@ impl Nets {
 
     fn register_flux(&mut self, files: &FluxCheckpoint, memory: &mut Memory) -> Result<FluxNets, Fault> {
         let dtype = self.dtypes.flux;
-        let eight = self.quantisation == Quantisation::Fp8;
+        let blocks = self.dtypes.flux_blocks;
         let mut registrar = Registrar { memory, roster: &mut self.roster };
         let FluxCheckpoint { transformer, text_encoder, text_encoder_2, vae, .. } = files.clone();
         let (flux, vae_config) = (transformer.config.clone(), vae.config.clone());
@@ -212,7 +211,7 @@ impl Nets {
         let guidance = transformer.config.guidance_embeds;
         let transformer_config = transformer.config.clone();
         let transformer = registrar.add(Net::FluxTransformer, transformer.source, dtype, move |w| {
-            Transformer::new(&transformer.config, &w.in_eight(eight))
+            Transformer::new(&transformer.config, &w.in_eight(blocks))
         })?;
         let vae = registrar
             .add(Net::FluxVae, vae.source, vae.config.safe_dtype(dtype), move |w| Vae::new(&vae.config, w))?;

@@ -62,9 +62,12 @@ pub fn sizes(config: &ModelConfig, caches: &Caches, dtypes: Dtypes) -> Result<Si
     let dtype = dtypes.flux;
     nets.push(size(Net::FluxClip, clip.1, dtype, |w| ClipText::new(&clip.0, w))?);
     nets.push(size(Net::FluxT5, t5.1, dtype, |w| T5Encoder::new(&t5.0, w))?);
-    let blocks = transformer.1.clone();
-    nets.push(size(Net::FluxConditioner, blocks, dtype, |w| Conditioner::new(&transformer.0, w))?);
-    nets.push(size(Net::FluxTransformer, transformer.1, dtype, |w| Transformer::new(&transformer.0, w))?);
+    let same = transformer.1.clone();
+    nets.push(size(Net::FluxConditioner, same, dtype, |w| Conditioner::new(&transformer.0, w))?);
+    let blocks = dtypes.flux_blocks;
+    nets.push(size(Net::FluxTransformer, transformer.1, dtype, |w| {
+        Transformer::new(&transformer.0, &w.in_eight(blocks))
+    })?);
     nets.push(size(Net::FluxVae, vae.1, vae.0.safe_dtype(dtype), |w| Vae::new(&vae.0, w))?);
 
     let opened = SdxlCheckpoint::open(&sdxl.model, sdxl.vae_of(&sdxl.model), caches).ok();

@@ -15,6 +15,8 @@ const WORDS: u64 = 512;
 /// Values that FLUX's widest moment (a single block) holds for each token, of picture and text: residual, norm, the fused
 /// projection (7 x 3072), GELU (4 x 3072), their join (5 x 3072), rotated queries and keys in f32.
 const FLUX_TOKEN: u64 = 110_000;
+/// Values of FLUX's largest matrix (a single block's last), which int8 weights are widened to before a product.
+const FLUX_MATRIX: u64 = 5 * 3072 * 3072;
 /// Values of FLUX's modulation tables for one step: 2 x 6 in each of 19 blocks, 3 in each of 38, 2 at the end, of 3072.
 const FLUX_TABLE: u64 = 344 * 3072;
 /// Values of T5's output for a prompt, which cross-attention reads.
@@ -26,11 +28,13 @@ const ENCODE_PIXEL: u64 = 640;
 /// Values for each pixel that UNet and ControlNet hold for a pair of predictions: skip connections, GEGLU, residuals.
 const UNET_PIXEL: u64 = 600;
 
-/// Bytes of a number in each family's compute dtype.
+/// Bytes of a number in each family's compute dtype, and what comes beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// FLUX and its encoders.
     pub flux: u64,
+    /// Whether FLUX's matrices are widened to that before each product.
+    pub widened: bool,
     /// SDXL and its encoders.
     pub sdxl: u64,
     /// Segmentation.
@@ -39,7 +43,7 @@ pub struct Precision {
 
 impl Precision {
     /// Two bytes everywhere: what a card computes in unless `DTYPE` says otherwise.
-    pub const HALF: Self = Self { flux: 2, sdxl: 2, birefnet: 2 };
+    pub const HALF: Self = Self { flux: 2, widened: false, sdxl: 2, birefnet: 2 };
 }
 
 /// The demand of one job.
@@ -83,7 +87,10 @@ impl Workspace {
             Act::Read => 128 * MIB,
             Act::Encode => self.pixels * ENCODE_PIXEL * bytes,
             Act::Decode => self.pixels * DECODE_PIXEL * bytes,
-            Act::Denoise if flux => (self.pixels / 256 + WORDS) * FLUX_TOKEN * bytes,
+            Act::Denoise if flux => {
+                let matrix = if self.precision.widened { FLUX_MATRIX } else { 0 };
+                ((self.pixels / 256 + WORDS) * FLUX_TOKEN + matrix) * bytes
+            }
             Act::Denoise => self.pixels * UNET_PIXEL * bytes,
             // Always a square of 1024 pixels.
             Act::Segment => 1024 * MIB * self.precision.birefnet,

@@ -45,7 +45,7 @@ impl Transformer {
         }
         let (double, single) = (config.clone(), config.clone());
         // Where the picture comes in and goes out 8 bits would show, and save nothing.
-        let whole = w.in_eight(false);
+        let whole = w.in_eight(None);
         Ok(Self {
             context_embedder: whole.pp("context_embedder").linear(config.joint_attention_dim, inner, true)?,
             x_embedder: whole.pp("x_embedder").linear(config.in_channels, inner, true)?,

@@ -1,11 +1,11 @@
-//! `y = x Wᵀ + b`, dense, with both sides rounded to 8 bits, or with the weights kept in GGML blocks.
+//! `y = x Wᵀ + b`: dense, with both sides rounded to e4m3, or with the weights kept in int8 or in GGML blocks.
 
 use std::sync::Arc;
 
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{DType, Module, Result, Tensor};
 
-use super::{Eight, Operand};
+use super::{Eight, Int8, Operand, Rounding};
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{eight, launch, linear as kernel};
@@ -21,6 +21,7 @@ pub struct Linear {
 enum Matrix {
     Dense(Tensor),
     Eight(Eight),
+    Int8(Int8),
     Quantised(QMatMul),
 }
 
@@ -50,9 +51,24 @@ impl Linear {
         Self { weight: Matrix::Eight(weight), bias }
     }
 
+    /// From rows in int8, which are widened for each product; what is read stays as it is.
+    pub fn int8(weight: Int8, bias: Option<Tensor>) -> Self {
+        Self { weight: Matrix::Int8(weight), bias }
+    }
+
     /// Whether its input is rounded to 8 bits: whoever makes the input can do that on the way.
     pub fn reads_eight(&self) -> bool {
         matches!(self.weight, Matrix::Eight(_))
+    }
+
+    /// Numbers and scales of weights in 8 bits, and what they are rounded to.
+    pub fn rounded(&self) -> Option<(Rounding, &Tensor, &Tensor)> {
+        let (rounding, (numbers, scales)) = match &self.weight {
+            Matrix::Eight(weight) => (Rounding::E4m3, weight.parts()),
+            Matrix::Int8(weight) => (Rounding::Int8, weight.parts()),
+            Matrix::Dense(_) | Matrix::Quantised(_) => return None,
+        };
+        Some((rounding, numbers, scales))
     }
 
     /// `x` as this layer reads it, for several layers of one kind that read the same.
@@ -118,10 +134,8 @@ impl Linear {
         let y = match (&self.weight, x) {
             (Matrix::Eight(weight), Operand::Eight(x)) => self.imitated(weight, x)?,
             (Matrix::Eight(weight), Operand::Dense(x)) => self.imitated(weight, &Eight::new(x)?)?,
-            (Matrix::Dense(_) | Matrix::Quantised(_), Operand::Dense(x)) => self.plain(x)?,
-            (Matrix::Dense(_) | Matrix::Quantised(_), Operand::Eight(_)) => {
-                candle_core::bail!("an operand in 8 bits for a layer that is not")
-            }
+            (_, Operand::Dense(x)) => self.plain(x)?,
+            (_, Operand::Eight(_)) => candle_core::bail!("an operand in 8 bits for a layer that is not"),
         };
         match then {
             Then::Nothing => Ok(y),
@@ -149,6 +163,7 @@ impl Linear {
         match (&self.weight, &self.bias) {
             (Matrix::Dense(weight), _) => weight.dim(0),
             (Matrix::Eight(weight), _) => weight.parts().0.dim(0),
+            (Matrix::Int8(weight), _) => weight.parts().0.dim(0),
             (Matrix::Quantised(_), Some(bias)) => bias.dim(0),
             // Not known, and no kernel asks.
             (Matrix::Quantised(_), None) => Ok(0),
@@ -188,6 +203,9 @@ impl Linear {
             (Matrix::Eight(weight), Operand::Dense(x)) => {
                 eight::linear_into(Eight::new(x)?.parts(), weight.parts(), bias, epilogue, y)
             }
+            (Matrix::Int8(weight), Operand::Dense(x)) => {
+                kernel::linear_into(x, &weight.widened(x.dtype())?, bias, epilogue, y)
+            }
             _ => Ok(false),
         }
     }
@@ -204,10 +222,13 @@ impl Linear {
         self.bias.as_ref()
     }
 
-    fn widened(&self) -> Result<Self> {
+    /// The same layer for inputs in f32 that come from `dtype`.
+    fn widened(&self, dtype: DType) -> Result<Self> {
         let weight = match &self.weight {
             Matrix::Dense(weight) => Matrix::Dense(weight.to_dtype(DType::F32)?),
-            other @ (Matrix::Quantised(_) | Matrix::Eight(_)) => other.clone(),
+            // A card widens to `dtype` and no further.
+            Matrix::Int8(weight) => Matrix::Dense(weight.widened(dtype)?.to_dtype(DType::F32)?),
+            other => other.clone(),
         };
         let bias = self.bias.as_ref().map(|bias| bias.to_dtype(DType::F32)).transpose()?;
         Ok(Self { weight, bias })
@@ -216,17 +237,11 @@ impl Linear {
     fn plain(&self, x: &Tensor) -> Result<Tensor> {
         // candle has no bf16 product on a CPU; through f32 it rounds where torch does.
         if x.device().is_cpu() && x.dtype() != DType::F32 {
-            return self.widened()?.plain(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype());
+            return self.widened(x.dtype())?.plain(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype());
         }
         let y = match &self.weight {
-            Matrix::Dense(weight) => {
-                // One large product instead of a batch of small ones: rows are rows, whatever the batch.
-                let mut shape = x.dims().to_vec();
-                let inputs = shape.pop().unwrap_or(1);
-                let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
-                shape.push(weight.dim(0)?);
-                y.reshape(shape)?
-            }
+            Matrix::Dense(weight) => product(x, weight)?,
+            Matrix::Int8(weight) => product(x, &weight.widened(x.dtype())?)?,
             // The block kernels take f32 activations on the CPU.
             Matrix::Quantised(weight) => weight.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?,
             Matrix::Eight(weight) => return self.imitated(weight, &Eight::new(x)?),
@@ -236,6 +251,15 @@ impl Linear {
             None => Ok(y),
         }
     }
+}
+
+/// One large product instead of a batch of small ones: rows are rows, whatever the batch.
+fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let mut shape = x.dims().to_vec();
+    let inputs = shape.pop().unwrap_or(1);
+    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+    shape.push(weight.dim(0)?);
+    y.reshape(shape)
 }
 
 impl Module for Linear {

@@ -8,11 +8,13 @@ mod activation;
 mod attention;
 mod conv;
 mod eight;
+mod int8;
 mod linear;
 mod norm;
 mod picture;
 mod pixels;
 mod rope;
+mod rounding;
 mod rows;
 mod wide_attention;
 
@@ -20,6 +22,7 @@ pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_
 pub use attention::{attention, attention_into, causal_attention};
 pub use conv::{Conv, conv_on_card};
 pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
+pub use int8::Int8;
 pub use linear::Linear;
 pub use norm::{
     Norm, group_norm, group_norm_silu, layer_norm, layer_norm_modulate, residual_norm, rms_norm,
@@ -30,6 +33,7 @@ pub use picture::{
 };
 pub use pixels::{picture_bytes, unit_picture};
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};
+pub use rounding::Rounding;
 pub use rows::{embed, join_tokens, relative_bias};
 pub use wide_attention::wide_attention;
 

@@ -1,7 +1,7 @@
 //! Where each tensor of a net lies in one piece of memory: made by running the net's constructor on a [`Probe`].
 //!
 //! Rows that the net joins lie below each other, so that the joined matrix is a view; convolution kernels lie as their
-//! device wants them; tensors of one repeated block lie together in a [`Segment`], so that a block can be copied in one
+//! device wants them; a matrix in 8 bits has one place for its numbers and one for its scales; tensors of one repeated block lie together in a [`Segment`], so that a block can be copied in one
 //! go. Pure: no data, no device. Must not know any net. Callers: `memory` (fills it), [`super::Weights`] (reads it).
 
 use std::collections::{HashMap, HashSet};
@@ -11,18 +11,32 @@ use candle_core::{DType, Error, Result};
 
 use super::probe::{Asked, Role};
 use super::{Format, Probe, Source};
+use crate::models::ops::Rounding;
 
 /// Tensors start at multiples of this, which is what matrix kernels' widest loads and copies want. Bytes.
 pub const ALIGNMENT: usize = 256;
+
+/// What of a tensor lies in a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// All of it, as the net asks for it.
+    Whole,
+    /// A matrix in 8 bits, u8, without its scales.
+    Numbers(Rounding),
+    /// A scale for each row of such a matrix, f32.
+    Scales(Rounding),
+}
 
 /// A tensor's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Full key, which is also the source's.
     pub key: String,
-    /// As the net asks for it.
+    /// Of it.
+    pub content: Content,
+    /// As the net asks for it; of scales, their number.
     pub shape: Vec<usize>,
-    /// As the net asks for it; sources are converted.
+    /// As the net asks for it, or as [`Content`] says; sources are converted.
     pub dtype: DType,
     /// A convolution kernel, whose memory is (outputs, height, width, inputs).
     pub channels_last: bool,
@@ -139,17 +153,38 @@ impl Layout {
     /// Puts tensors that the net joins below each other, the first one aligned.
     fn place(&mut self, group: &[&Asked], segment: usize, source: &dyn Source, channels_last: bool) {
         let blocks = |tensor: &Asked| match source.meta(&tensor.key).map(|meta| meta.format) {
-            Some(Format::Quantised(blocks)) if tensor.role == Role::Matrix => Some(blocks),
+            Some(Format::Quantised(blocks)) if matches!(tensor.role, Role::Matrix(_)) => Some(blocks),
             _ => None,
         };
-        let Some(at) = self.segments.get_mut(segment) else { return };
         let first = group.first().and_then(|tensor| blocks(tensor));
         if first.is_some() && group.iter().all(|tensor| blocks(tensor) == first) {
+            let Some(at) = self.segments.get_mut(segment) else { return };
             at.outside += group.iter().map(|tensor| quantised_bytes(tensor, first)).sum::<u64>();
             return;
         }
-        let new: Vec<&&Asked> = group.iter().filter(|tensor| self.find_in(tensor).is_none()).collect();
-        let Some(dtype) = new.first().map(|tensor| tensor.dtype) else { return };
+        match group.first().map(|tensor| tensor.role) {
+            Some(Role::Matrix(Some(rounding))) => {
+                let place = |content, dtype| Place { segment, content, dtype, channels_last: false };
+                self.stack(group, place(Content::Numbers(rounding), DType::U8));
+                self.stack(group, place(Content::Scales(rounding), DType::F32));
+            }
+            Some(role) => {
+                let channels_last = channels_last && role == Role::Kernel;
+                let dtype = group.first().map_or(DType::F32, |tensor| tensor.dtype);
+                self.stack(group, Place { segment, content: Content::Whole, dtype, channels_last });
+            }
+            None => {}
+        }
+    }
+
+    /// Those of `group` that have no such place yet.
+    fn stack(&mut self, group: &[&Asked], place: Place) {
+        let Place { segment, content, dtype, channels_last } = place;
+        let new: Vec<&&Asked> =
+            group.iter().filter(|tensor| self.holding(&tensor.key, content, dtype).is_none()).collect();
+        if new.is_empty() {
+            return;
+        }
         let Some(at) = self.segments.get_mut(segment) else { return };
         let known = at.lanes.iter().position(|lane| lane.dtype == dtype);
         let lane = known.unwrap_or_else(|| {
@@ -158,14 +193,12 @@ impl Layout {
         });
         let Some(lane) = at.lanes.get_mut(lane) else { return };
         for tensor in new {
-            let entry = Entry {
-                key: tensor.key.clone(),
-                shape: tensor.shape.clone(),
-                dtype,
-                channels_last: channels_last && tensor.role == Role::Kernel,
-                segment,
-                offset: lane.bytes,
-            };
+            let mut shape = tensor.shape.clone();
+            if matches!(content, Content::Scales(_)) {
+                shape.truncate(1);
+            }
+            let (key, offset) = (tensor.key.clone(), lane.bytes);
+            let entry = Entry { key, content, shape, dtype, channels_last, segment, offset };
             lane.bytes += entry.bytes();
             self.by_key.entry(entry.key.clone()).or_default().push(self.entries.len());
             self.entries.push(entry);
@@ -173,17 +206,20 @@ impl Layout {
         lane.bytes = lane.bytes.next_multiple_of(ALIGNMENT);
     }
 
-    fn find_in(&self, tensor: &Asked) -> Option<&Entry> {
-        self.find(&tensor.key, tensor.dtype)
+    fn holding(&self, key: &str, content: Content, dtype: DType) -> Option<&Entry> {
+        let mut entries = self.by_key.get(key)?.iter().filter_map(|index| self.entries.get(*index));
+        entries.find(|entry| entry.content == content && entry.dtype == dtype)
     }
 
-    /// A tensor's place; `None` if the net did not ask for it in this dtype, or if it is quantised.
+    /// A tensor's place; `None` if the net did not ask for it in this dtype, or if it is quantised or in 8 bits.
     pub fn find(&self, key: &str, dtype: DType) -> Option<&Entry> {
-        self.by_key
-            .get(key)?
-            .iter()
-            .filter_map(|index| self.entries.get(*index))
-            .find(|entry| entry.dtype == dtype)
+        self.holding(key, Content::Whole, dtype)
+    }
+
+    /// The places of a matrix's numbers and scales; `None` if the net did not ask for it so.
+    pub fn find_rounded(&self, key: &str, rounding: Rounding) -> Option<(&Entry, &Entry)> {
+        let numbers = self.holding(key, Content::Numbers(rounding), DType::U8)?;
+        Some((numbers, self.holding(key, Content::Scales(rounding), DType::F32)?))
     }
 
     /// All places, segments mixed.
@@ -223,6 +259,15 @@ impl Layout {
     }
 }
 
+/// Where a group of tensors goes.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: usize,
+    content: Content,
+    dtype: DType,
+    channels_last: bool,
+}
+
 fn quantised_bytes(tensor: &Asked, blocks: Option<candle_core::quantized::GgmlDType>) -> u64 {
     let elements: usize = tensor.shape.iter().product();
     blocks.map_or(0, |blocks| (elements / blocks.block_size() * blocks.type_size()) as u64)
@@ -243,7 +288,8 @@ impl Parts {
     fn of(asked: &[Asked], source: &dyn Source) -> Self {
         let quantised = |tensor: &Asked| {
             let meta = source.meta(&tensor.key);
-            tensor.role == Role::Matrix && meta.is_some_and(|at| matches!(at.format, Format::Quantised(_)))
+            matches!(tensor.role, Role::Matrix(_))
+                && meta.is_some_and(|at| matches!(at.format, Format::Quantised(_)))
         };
         if asked.iter().any(quantised) {
             Self::None

@@ -31,13 +31,13 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
-use crate::models::ops::{Eight, Linear};
+use crate::models::ops::{Eight, Int8, Linear, Rounding};
 use placed::{Gate, Placed};
 use probe::{Asked, Role};
 
 pub use blocks::Blocks;
 pub use gguf::Gguf;
-pub use layout::{ALIGNMENT, Entry, Lane, Layout, Segment};
+pub use layout::{ALIGNMENT, Content, Entry, Lane, Layout, Segment};
 pub use placed::Lanes;
 pub use probe::{Expected, Probe};
 pub use problem::Problem;
@@ -146,8 +146,8 @@ pub struct Weights {
     block: Option<Arc<str>>,
     dtype: DType,
     device: Device,
-    /// Whether linear layers are rounded to 8 bits.
-    eight: bool,
+    /// What linear layers are rounded to, if they are.
+    eight: Option<Rounding>,
 }
 
 #[derive(Clone)]
@@ -166,7 +166,7 @@ impl Weights {
             block: None,
             dtype,
             device: device.clone(),
-            eight: false,
+            eight: None,
         }
     }
 
@@ -183,7 +183,7 @@ impl Weights {
     /// [`Weights::probing`] for a net that will compute in `dtype`, for nets keep some tensors wider.
     pub fn probing_as(probe: &Arc<Probe>, dtype: DType) -> Self {
         let from = Origin::Probe(Arc::clone(probe));
-        Self { from, prefix: String::new(), block: None, dtype, device: Device::Cpu, eight: false }
+        Self { from, prefix: String::new(), block: None, dtype, device: Device::Cpu, eight: None }
     }
 
     /// A view on tensors that lie in `lanes` as `layout` says. What was left out of the layout because it is quantised is
@@ -196,7 +196,7 @@ impl Weights {
         device: &Device,
     ) -> Self {
         let from = Origin::Placed(Placed { layout, lanes, source });
-        Self { from, prefix: String::new(), block: None, dtype, device: device.clone(), eight: false }
+        Self { from, prefix: String::new(), block: None, dtype, device: device.clone(), eight: None }
     }
 
     /// The view below `part`: `w.pp("transformer_blocks").pp(0)`.
@@ -211,10 +211,12 @@ impl Weights {
         Self { dtype, ..self.clone() }
     }
 
-    /// The same view, whose dense matrices of linear layers are rounded to e4m3 as they are built, where the device
-    /// multiplies in it and the sizes allow (see [`Eight`]); or no longer so. Nets say which of their layers must not be.
+    /// The same view, whose matrices of linear layers are in 8 bits where sizes and device allow ([`Rounding::fits`],
+    /// [`Rounding::suits`]), unless they lie in GGML blocks; or no longer so. A layout made on such a view places them so;
+    /// else they are rounded as a layer is built, from the numbers that the source holds, whatever the compute dtype. Nets say
+    /// which of their layers must not be.
     #[must_use]
-    pub fn in_eight(&self, eight: bool) -> Self {
+    pub fn in_eight(&self, eight: Option<Rounding>) -> Self {
         Self { eight, ..self.clone() }
     }
 
@@ -330,26 +332,36 @@ impl Weights {
             };
             parts.iter().map(|&(name, outputs)| (key(name), shape(outputs))).collect()
         };
-        let weight = self.joined(&named("weight", &|outputs| vec![outputs, inputs]), Role::Matrix)?;
-        let bias = if bias {
+        let bias = || -> Result<Option<Tensor>> {
+            if !bias {
+                return Ok(None);
+            }
             match self.joined(&named("bias", &|outputs| vec![outputs]), Role::Plain)? {
-                Loaded::Dense(bias) => Some(bias),
-                Loaded::Quantised(blocks) => Some(blocks.dequantize(&self.device)?.to_dtype(self.dtype)?),
+                Loaded::Dense(bias) => Ok(Some(bias)),
+                Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype).map(Some),
             }
-        } else {
-            None
         };
-        match weight {
-            Loaded::Dense(weight) => {
-                let outputs = weight.dim(0)?;
-                let has_data = !matches!(self.from, Origin::Probe(_));
-                if self.eight && has_data && Eight::suits(&self.device) && Eight::fits(outputs, inputs) {
-                    self.wait_for_block()?;
-                    return Ok(Linear::eight(Eight::new(&weight)?, bias));
-                }
-                Ok(Linear::dense(weight, bias))
-            }
-            Loaded::Quantised(blocks) => Linear::quantised(blocks, bias),
+        let weights = named("weight", &|outputs| vec![outputs, inputs]);
+        let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
+        let eight = self.eight.filter(|eight| eight.fits(outputs, inputs) && eight.suits(&self.device));
+        if let (Origin::Placed(placed), Some(eight)) = (&self.from, eight)
+            && let Some((numbers, scales)) = placed.rounded(&self.keys(&weights), eight)?
+        {
+            return Ok(match eight {
+                Rounding::E4m3 => Linear::eight(Eight::from_parts(numbers, scales, self.dtype), bias()?),
+                Rounding::Int8 => Linear::int8(Int8::from_parts(numbers, scales), bias()?),
+            });
+        }
+        let weight = self.joined(&weights, Role::Matrix(eight))?;
+        let has_data = !matches!(self.from, Origin::Probe(_));
+        if has_data && eight.is_some() {
+            self.wait_for_block()?;
+        }
+        match (weight, eight.filter(|_| has_data)) {
+            (Loaded::Quantised(blocks), _) => Linear::quantised(blocks, bias()?),
+            (Loaded::Dense(weight), None) => Ok(Linear::dense(weight, bias()?)),
+            (Loaded::Dense(weight), Some(Rounding::E4m3)) => Ok(Linear::eight(Eight::new(&weight)?, bias()?)),
+            (Loaded::Dense(weight), Some(Rounding::Int8)) => Ok(Linear::int8(Int8::new(&weight)?, bias()?)),
         }
     }
 
@@ -368,7 +380,11 @@ impl Weights {
         if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
     }
 
-    /// Checks the shape and reads; dense tensors come in the compute dtype.
+    fn keys(&self, parts: &[(String, Vec<usize>)]) -> Vec<(String, Vec<usize>)> {
+        parts.iter().map(|(name, shape)| (self.key(name), shape.clone())).collect()
+    }
+
+    /// Checks the shape and reads; dense tensors come in the compute dtype, those to be rounded as they are.
     fn load(&self, name: &str, expected: &[usize], role: Role) -> Result<Loaded> {
         let key = self.key(name);
         let loaded = match &self.from {
@@ -380,6 +396,7 @@ impl Weights {
             Origin::Placed(placed) => placed.load(&key, expected, self.dtype, &self.device),
         };
         match loaded? {
+            Loaded::Dense(tensor) if matches!(role, Role::Matrix(Some(_))) => Ok(Loaded::Dense(tensor)),
             Loaded::Dense(tensor) => tensor.to_dtype(self.dtype).map(Loaded::Dense),
             quantised @ Loaded::Quantised(_) => Ok(quantised),
         }
@@ -393,9 +410,7 @@ impl Weights {
                 return probe.note_joined(asked).map(Loaded::Dense);
             }
             Origin::Placed(placed) => {
-                let keys: Vec<_> =
-                    parts.iter().map(|(name, shape)| (self.key(name), shape.clone())).collect();
-                if let Some(view) = placed.joined(&keys, self.dtype)? {
+                if let Some(view) = placed.joined(&self.keys(parts), self.dtype)? {
                     return Ok(Loaded::Dense(view));
                 }
             }
@@ -410,15 +425,29 @@ impl Weights {
             let inputs = parts.first().and_then(|(_, shape)| shape.get(1).copied()).unwrap_or(1);
             return quantised::join(loaded, inputs, &self.device).map(Loaded::Quantised);
         }
+        let dtype = match role {
+            Role::Matrix(Some(_)) => common(&loaded),
+            _ => self.dtype,
+        };
         let dense = loaded
             .into_iter()
             .map(|part| match part {
-                Loaded::Dense(tensor) => Ok(tensor),
-                Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(self.dtype),
+                Loaded::Dense(tensor) => tensor.to_dtype(dtype),
+                Loaded::Quantised(blocks) => blocks.dequantize(&self.device)?.to_dtype(dtype),
             })
             .collect::<Result<Vec<_>>>()?;
         Tensor::cat(&dense, 0).map(Loaded::Dense)
     }
+}
+
+/// The dtype of all parts, or f32, which has all numbers of the narrower ones.
+fn common(parts: &[Loaded]) -> DType {
+    let mut dtypes = parts.iter().map(|part| match part {
+        Loaded::Dense(tensor) => tensor.dtype(),
+        Loaded::Quantised(_) => DType::F32,
+    });
+    let first = dtypes.next().unwrap_or(DType::F32);
+    if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }
 }
 
 /// Demands that `source` has `key` in the shape `expected`.

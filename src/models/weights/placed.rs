@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::layout::{Entry, Layout};
 use super::{Loaded, Source, checked};
+use crate::models::ops::Rounding;
 
 /// Memory that the segments of a [`Layout`] lie in.
 pub trait Lanes: Send + Sync {
@@ -93,6 +94,30 @@ impl Placed {
                 _ => return Ok(None),
             }
         }
+        self.stacked(&entries)
+    }
+
+    /// The rows of all `keys` in 8 bits, numbers and scales, if they lie so below each other.
+    pub(super) fn rounded(
+        &self,
+        keys: &[(String, Vec<usize>)],
+        rounding: Rounding,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let mut entries = (Vec::with_capacity(keys.len()), Vec::with_capacity(keys.len()));
+        for (key, shape) in keys {
+            match self.layout.find_rounded(key, rounding) {
+                Some((numbers, scales)) if numbers.shape == *shape => {
+                    entries.0.push(numbers);
+                    entries.1.push(scales);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(self.stacked(&entries.0)?.zip(self.stacked(&entries.1)?))
+    }
+
+    /// One view on all rows of `entries`, if they lie below each other.
+    fn stacked(&self, entries: &[&Entry]) -> Result<Option<Tensor>> {
         let adjacent = entries.windows(2).all(|pair| match pair {
             [upper, lower] => upper.segment == lower.segment && upper.range().end == lower.offset,
             _ => true,

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::models::ops::Rounding;
+
 /// A tensor that a net asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
@@ -19,8 +21,8 @@ pub struct Expected {
 /// What a net does with a tensor, as far as it matters to where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// The matrix of a linear layer; may stay quantised.
-    Matrix,
+    /// The matrix of a linear layer; may stay in GGML blocks. Else it is rounded to 8 bits, if the net wants that.
+    Matrix(Option<Rounding>),
     /// A convolution's kernel.
     Kernel,
     /// Anything else.
