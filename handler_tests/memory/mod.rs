@@ -4,6 +4,8 @@
 mod fault;
 mod limits;
 #[cfg(feature = "models")]
+mod packed;
+#[cfg(feature = "models")]
 mod residency;
 mod schedule;
 #[cfg(feature = "models")]
