@@ -44,11 +44,10 @@ fn normal_weights_of_any_deviation_take_three_quarters() {
 #[test]
 fn trained_weights_with_heavy_tails_take_little_more() {
     let (a, b) = (noise(&[TILE], 1), noise(&[TILE], 2));
-    // Cubes of normals, rows of very different size, an outlier here and there.
-    let mut tails: Vec<f32> = (&a * a.sqr().unwrap()).unwrap().to_vec1().unwrap();
-    let b: Vec<f32> = b.to_vec1().unwrap();
-    for (index, number) in tails.iter_mut().enumerate() {
-        *number *= 0.02 * b[index / 4096 * 4096].exp() * if index % 1531 == 0 { 200.0 } else { 1.0 };
+    // Of log-normal deviations, with an outlier here and there.
+    let mut tails: Vec<f32> = (a * b.exp().unwrap()).unwrap().to_vec1().unwrap();
+    for number in tails.iter_mut().step_by(1531) {
+        *number *= 200.0;
     }
     let tails: Vec<u16> = tails.into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
     let found = ratio(&tails);
@@ -80,7 +79,7 @@ fn every_pattern_comes_back_or_is_kept_as_it_is() {
     assert_eq!(there_and_back(&mixed), None);
     // Each of them as an escape, few enough at a time.
     for some in all.chunks(4096) {
-        let mut numbers = vec![bf16::ONE.to_bits(); 4096 * 40];
+        let mut numbers = vec![bf16::INFINITY.to_bits(); 4096 * 40];
         for (number, place) in some.iter().zip((7..).step_by(39)) {
             numbers[place] = *number;
         }

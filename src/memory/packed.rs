@@ -1,14 +1,14 @@
 //! bf16 numbers in three quarters of their bytes, bit for bit.
 //!
 //! Sign and mantissa of a trained weight are noise, its exponent is not: of a thousand neighbours nearly all lie within 15
-//! powers of two below the largest. So a number becomes a byte (sign and mantissa) and four bits (how far its exponent lies
-//! above the lowest one that the chunk's codes reach); the few that lie below are kept beside them as they are.
+//! powers of two. So a number becomes a byte (sign and mantissa) and four bits (how far its exponent lies above the lowest
+//! one that the chunk's codes reach); the few that lie elsewhere are kept beside them as they are.
 //!
 //! A tile of n numbers, n up to [`TILE`], becomes a blob whose sections all begin at multiples of 16 bytes:
 //!
 //! | section | bytes | what |
 //! |---|---|---|
-//! | lows | a chunk | lowest exponent of the chunk's codes: its largest less 14, at least 0 |
+//! | lows | a chunk | lowest exponent of the chunk's codes, at most 241 |
 //! | firsts | 4 a stripe, and 4 | number of the stripe's first escape; the last is how many there are |
 //! | codes | n / 2 | exponent less the chunk's low; 15 is an escape. The earlier number has the lower four bits |
 //! | rests | n | sign and mantissa |
@@ -36,7 +36,7 @@ pub const ALIGN: usize = 256;
 const ESCAPE: u8 = 15;
 
 /// Above this many numbers an escape a tile is better kept as it is.
-const NUMBERS_AN_ESCAPE: usize = 32;
+const NUMBERS_AN_ESCAPE: usize = 16;
 
 /// A blob that cannot have come from [`pack`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +75,7 @@ pub fn blob_bytes(numbers: usize, escapes: usize) -> usize {
 }
 
 /// Packs up to [`TILE`] numbers, given as their bits, into `blob`, whose memory is used again. False, and `blob` holds
-/// anything, for a tile that is better kept as it is: more than one number in 32 would be an escape, or there are too many.
+/// anything, for a tile that is better kept as it is: more than one number in 16 would be an escape, or there are too many.
 #[must_use]
 pub fn pack(numbers: &[u16], blob: &mut Vec<u8>) -> bool {
     if numbers.len() > TILE {
@@ -102,11 +102,12 @@ pub fn pack(numbers: &[u16], blob: &mut Vec<u8>) -> bool {
         if in_stripe == 0 {
             note_first(escapes.len());
         }
-        *low = match (chunk.first_chunk(), codes.first_chunk_mut(), rests.first_chunk_mut()) {
+        let chosen = match (chunk.first_chunk(), codes.first_chunk_mut(), rests.first_chunk_mut()) {
             (Some(chunk), Some(codes), Some(rests)) => encode(chunk, codes, rests, &mut wide),
             _ => encode_short(chunk, codes, rests, &mut wide),
         };
-        if wide.iter().fold(0, |most, code| most.max(*code)) < ESCAPE {
+        *low = chosen.low;
+        if !chosen.escapes {
             continue;
         }
         let found = wide.iter().zip(chunk).enumerate().filter(|(_, (code, _))| **code == ESCAPE);
@@ -121,40 +122,89 @@ pub fn pack(numbers: &[u16], blob: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A chunk's low; `wide` becomes its codes, a byte each. Every loop is one that compilers make vectors of.
+/// How a chunk was encoded.
+struct Chosen {
+    low: u8,
+    /// Whether there are any.
+    escapes: bool,
+}
+
+fn exponent(number: u16) -> u8 {
+    (number >> 7) as u8
+}
+
+/// `wide` becomes the chunk's codes, a byte each. Every loop is one that compilers make vectors of.
 fn encode(
     chunk: &[u16; CHUNK],
     codes: &mut [u8; CHUNK / 2],
     rests: &mut [u8; CHUNK],
     wide: &mut [u8; CHUNK],
-) -> u8 {
-    let exponent = |number: u16| (number >> 7) as u8;
-    let most = chunk.iter().fold(0, |most: u8, number| most.max(exponent(*number)));
-    let low = most.saturating_sub(ESCAPE - 1);
-    for ((number, code), rest) in chunk.iter().zip(&mut *wide).zip(rests) {
-        // What lies below comes round to at least 256 - 241.
-        *code = exponent(*number).wrapping_sub(low).min(ESCAPE);
+) -> Chosen {
+    for (number, rest) in chunk.iter().zip(rests) {
         *rest = (number >> 8 & 0x80 | number & 0x7f) as u8;
+    }
+    // What lies below `low` comes round to at least 256 - 241.
+    let mut reach = |low: u8| {
+        for (number, code) in chunk.iter().zip(&mut *wide) {
+            *code = exponent(*number).wrapping_sub(low).min(ESCAPE);
+        }
+        wide.iter().fold(0, |most: u8, code| most.max(*code)) == ESCAPE
+    };
+    // The largest are the likeliest to have near neighbours.
+    let mut low =
+        chunk.iter().fold(0, |most: u8, number| most.max(exponent(*number))).saturating_sub(ESCAPE - 1);
+    let mut escapes = reach(low);
+    if escapes {
+        let better = best_low(chunk, low);
+        if better != low {
+            low = better;
+            escapes = reach(low);
+        }
     }
     for (pair, codes) in wide.as_chunks::<2>().0.iter().zip(codes) {
         let pair = u16::from_le_bytes(*pair);
         *codes = (pair | pair >> 4) as u8;
     }
-    low
+    Chosen { low, escapes }
+}
+
+/// The low whose codes reach most of the chunk, if `low` leaves more than a few out: a single outlier must not make the rest
+/// escapes.
+fn best_low(chunk: &[u16; CHUNK], low: u8) -> u8 {
+    let missed = chunk.iter().filter(|number| exponent(**number) < low).count();
+    if missed <= CHUNK / 128 {
+        return low;
+    }
+    let mut counts = [0usize; 256];
+    for number in chunk {
+        if let Some(count) = counts.get_mut(usize::from(exponent(*number))) {
+            *count += 1;
+        }
+    }
+    let width = usize::from(ESCAPE);
+    let mut reached: usize = counts.iter().take(width).sum();
+    let (mut best, mut most) = (0, reached);
+    for (low, (left, entered)) in (1..).zip(counts.iter().zip(counts.iter().skip(width))) {
+        reached = reached + entered - left;
+        if reached > most {
+            (best, most) = (low, reached);
+        }
+    }
+    best
 }
 
 /// The last chunk, filled up with its last number.
-fn encode_short(chunk: &[u16], codes: &mut [u8], rests: &mut [u8], wide: &mut [u8; CHUNK]) -> u8 {
+fn encode_short(chunk: &[u16], codes: &mut [u8], rests: &mut [u8], wide: &mut [u8; CHUNK]) -> Chosen {
     let mut whole = [chunk.last().copied().unwrap_or_default(); CHUNK];
     for (whole, number) in whole.iter_mut().zip(chunk) {
         *whole = *number;
     }
     let (mut whole_codes, mut whole_rests) = ([0; CHUNK / 2], [0; CHUNK]);
-    let low = encode(&whole, &mut whole_codes, &mut whole_rests, wide);
+    let chosen = encode(&whole, &mut whole_codes, &mut whole_rests, wide);
     for (into, from) in codes.iter_mut().zip(whole_codes).chain(rests.iter_mut().zip(whole_rests)) {
         *into = from;
     }
-    low
+    chosen
 }
 
 /// The numbers of a blob, as bits: the twin of the card's kernel. `numbers` is as long as what was packed.
