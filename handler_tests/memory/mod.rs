@@ -6,6 +6,8 @@ mod limits;
 #[cfg(feature = "models")]
 mod packed;
 #[cfg(feature = "models")]
+mod packing;
+#[cfg(feature = "models")]
 mod residency;
 mod schedule;
 #[cfg(feature = "models")]

@@ -173,11 +173,12 @@ proptest! {
             if !wave.staged {
                 prop_assert!(end <= place + read, "{} writes up to {} of what begins at {}", next, end, place + read);
             }
-            for ((blob, raw, range), expected) in wave.tiles(bytes).zip(&blobs[next..]) {
-                let from = if wave.staged { lane.in_place().len() + blob } else { blob };
-                prop_assert_eq!((from, raw, range.start), (read, expected.raw, filled));
+            for (tile, expected) in wave.tiles(&lane).zip(&blobs[next..]) {
+                let from = tile.blob.start + if wave.staged { lane.in_place().len() } else { 0 };
+                prop_assert_eq!((from, tile.raw, tile.bytes.start), (read, expected.raw, filled));
+                prop_assert_eq!(tile.blob.len(), expected.bytes);
                 read += expected.bytes;
-                filled = range.end;
+                filled = tile.bytes.end;
                 next += 1;
             }
         }

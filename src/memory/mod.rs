@@ -24,6 +24,8 @@ mod model;
 #[cfg(feature = "models")]
 pub mod packed;
 #[cfg(feature = "models")]
+mod packing;
+#[cfg(feature = "models")]
 mod pinned;
 #[cfg(feature = "models")]
 mod reader;

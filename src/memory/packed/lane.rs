@@ -150,15 +150,25 @@ impl Lane {
     }
 }
 
+/// A tile of a [`Wave`], for whoever unpacks without a card.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tile {
+    /// Bytes from the lane's first blob, or from the first one in the slot.
+    pub blob: Range<usize>,
+    /// It is kept as it is.
+    pub raw: bool,
+    /// Bytes of the lane that it fills.
+    pub bytes: Range<usize>,
+}
+
 impl Wave<'_> {
-    /// Its tiles: which blob, from the lane's first one in place or the slot's first one; whether it is kept as it is; and which
-    /// bytes of the lane it fills. For whoever unpacks without a card.
-    pub fn tiles(&self, lane_bytes: usize) -> impl Iterator<Item = (usize, bool, Range<usize>)> {
-        let (skip, first) = (self.skip, self.first);
-        self.starts.iter().enumerate().map(move |(index, start)| {
-            let from = (first + index) * TILE_BYTES;
-            let blob = ((start & !RAW) - skip) as usize * ALIGN;
-            (blob, start & RAW != 0, from..lane_bytes.min(from + TILE_BYTES))
+    /// Its tiles; `lane` is its lane.
+    pub fn tiles<'a>(&'a self, lane: &'a Lane) -> impl Iterator<Item = Tile> {
+        let skip = self.skip as usize * ALIGN;
+        self.starts.iter().zip(self.first..).map(move |(start, tile)| Tile {
+            blob: lane.start(tile) - skip..lane.start(tile + 1) - skip,
+            raw: start & RAW != 0,
+            bytes: tile * TILE_BYTES..lane.bytes.min((tile + 1) * TILE_BYTES),
         })
     }
 }
