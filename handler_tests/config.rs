@@ -22,6 +22,7 @@ fn an_empty_environment_is_a_valid_configuration() {
     assert_eq!(config.worker.job_timeout, Duration::from_secs(600));
     assert_eq!(config.engine.auto_unload_default, AutoUnload::Yes);
     assert_eq!((config.engine.gpu_budget, config.engine.host_budget), (None, None));
+    assert_eq!(config.engine.host_packing, None);
     assert_eq!(config.worker.statistics_file, None);
     assert!(config.bucket.is_none());
 }
@@ -34,6 +35,13 @@ fn a_variable_set_to_nothing_is_not_set() {
 }
 
 #[test]
+fn packing_is_on_off_or_up_to_the_device() {
+    for (text, expected) in [("on", Some(true)), ("OFF", Some(false)), ("", None)] {
+        assert_eq!(read(&[("HOST_PACKING", text)]).unwrap().engine.host_packing, expected);
+    }
+}
+
+#[test]
 fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
     let problems = read(&[
         ("MARQUEE_CONCURRENCY", "0"),
@@ -41,6 +49,7 @@ fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
         ("AUTO_UNLOAD_DEFAULT", "perhaps"),
         ("GPU_BUDGET", "plenty"),
         ("HOST_BUDGET", "120%"),
+        ("HOST_PACKING", "tight"),
         ("RUNPOD_LOG_LEVEL", "LOUD"),
         ("BUCKET_ENDPOINT_URL", "http://127.0.0.1:9000"),
         ("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1/job-take/$ID"),
@@ -52,6 +61,7 @@ fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
         "AUTO_UNLOAD_DEFAULT=perhaps: expected true, false or auto",
         "GPU_BUDGET=plenty: expected a size such as 22GiB, a share such as 80%, or off",
         "HOST_BUDGET=120%: expected a size such as 22GiB",
+        "HOST_PACKING=tight: expected on or off",
         "RUNPOD_LOG_LEVEL=LOUD: expected one of TRACE, DEBUG, INFO, WARN, ERROR",
         "BUCKET_ENDPOINT_URL is set, so",
         "RUNPOD_WEBHOOK_POST_OUTPUT is missing",

@@ -4,6 +4,10 @@
 mod fault;
 mod limits;
 #[cfg(feature = "models")]
+mod packed;
+#[cfg(feature = "models")]
+mod packing;
+#[cfg(feature = "models")]
 mod residency;
 #[cfg(feature = "models")]
 mod rounded;

@@ -49,6 +49,9 @@ pub struct EngineConfig {
     pub gpu_budget: Option<Limit>,
     /// `HOST_BUDGET`: most main memory for copies of weights, likewise. Default: half of what is available at the start.
     pub host_budget: Option<Limit>,
+    /// `HOST_PACKING`, `on` or `off`: whether copies of bf16 weights are packed, without loss. Default: on for a card, off
+    /// where there is no bus to spare.
+    pub host_packing: Option<bool>,
     /// `MARQUEE_MAX_IMAGE_BYTES`, default 20 MiB: largest decoded-from-base64 file per image.
     pub max_image_bytes: usize,
     /// `MARQUEE_MAX_IMAGE_PIXELS`, default 50 million: largest width times height, read from the header.
@@ -127,6 +130,7 @@ struct RawEngine {
     auto_unload_threshold: Option<String>,
     gpu_budget: Option<String>,
     host_budget: Option<String>,
+    host_packing: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -241,6 +245,13 @@ impl EngineConfig {
             ),
             gpu_budget: limit(reader, "GPU_BUDGET", raw.gpu_budget.as_ref()),
             host_budget: limit(reader, "HOST_BUDGET", raw.host_budget.as_ref()),
+            host_packing: reader.with("HOST_PACKING", raw.host_packing.as_ref(), "on or off", None, |text| {
+                match text.to_ascii_lowercase().as_str() {
+                    "on" => Some(Some(true)),
+                    "off" => Some(Some(false)),
+                    _ => None,
+                }
+            }),
             max_image_bytes: reader.number(
                 "MARQUEE_MAX_IMAGE_BYTES",
                 caps.max_image_bytes.as_ref(),

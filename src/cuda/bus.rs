@@ -1,11 +1,12 @@
-//! Between main memory and a card: page-locking, plain allocations, copies on a second stream, and events.
+//! Between main memory and a card: page-locking, plain allocations, copies on a second stream, unpacking on a third, and
+//! events.
 //!
 //! Everything here is `unsafe` underneath and safe to call for `crate::memory`, which keeps what each type asks of its
 //! caller. Must not know tensors' names or models.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
     CudaEvent, CudaStream, DeviceRepr, DriverError, result, sys,
@@ -14,6 +15,9 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Error, Result, Storage, Tensor};
 use half::{bf16, f16};
+
+use super::unpack;
+use crate::memory::packed::lane::{Lane, SLOT, SLOTS};
 
 fn failed(what: &str) -> impl Fn(DriverError) -> Error {
     move |error| Error::Msg(format!("{what}: {error}"))
@@ -96,6 +100,8 @@ impl Drop for Locked {
 pub struct Block {
     address: sys::CUdeviceptr,
     bytes: usize,
+    /// Behind the last unpacking into it, which copies into it must not overtake.
+    unpacked: Mutex<Option<Event>>,
     /// Keeps the address valid.
     _tensor: Tensor,
 }
@@ -125,7 +131,7 @@ impl Block {
             }
         };
         let tensor = Tensor::from_storage(Storage::Cuda(storage), elements, BackpropOp::none(), false);
-        Ok((tensor.clone(), Self { address, bytes, _tensor: tensor }))
+        Ok((tensor.clone(), Self { address, bytes, unpacked: Mutex::default(), _tensor: tensor }))
     }
 }
 
@@ -165,11 +171,60 @@ fn owned<T: CudaDType + DeviceRepr>(
     CudaStorage::wrap_cuda_slice(slice, device.clone())
 }
 
+/// Page-locked main memory.
+#[derive(Clone, Copy)]
+pub struct Registered<'a> {
+    /// All of it.
+    pub memory: &'a [u8],
+    /// Bytes of its registrations, whose borders no copy may cross.
+    pub piece: usize,
+}
+
 /// The compute stream of a card and one for copies beside it.
 #[derive(Clone)]
 pub struct Bus {
+    device: CudaDevice,
     compute: Arc<CudaStream>,
     copies: Arc<CudaStream>,
+    /// From the first packed copy on.
+    unpacking: Arc<Mutex<Option<Unpacking>>>,
+}
+
+/// Where packed copies unpack: a stream behind the copies, and memory for what does not unpack in place.
+struct Unpacking {
+    stream: Arc<CudaStream>,
+    slots: Vec<Slot>,
+    /// Index of the slot that was filled longest ago.
+    next: usize,
+}
+
+struct Slot {
+    block: Block,
+    /// Behind the last unpacking out of it.
+    read: Option<Event>,
+}
+
+impl Unpacking {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let context = device.cuda_stream().context().clone();
+        context.bind_to_thread().map_err(failed("the card"))?;
+        // Ahead of the computing: a wave is short, and the copies wait for it.
+        let (_, first) = result::stream::get_priority_range().map_err(failed("the card's streams"))?;
+        let stream = context.new_stream_with_priority(first).map_err(failed("an unpacking stream"))?;
+        let slot = |_| -> Result<Slot> {
+            let (_, block) = Block::new(DType::BF16, SLOT / 2, device)?;
+            Ok(Slot { block, read: None })
+        };
+        Ok(Self { stream, slots: (0..SLOTS).map(slot).collect::<Result<_>>()?, next: 0 })
+    }
+}
+
+impl Drop for Unpacking {
+    fn drop(&mut self) {
+        // The slots are freed behind the computing, which knows nothing of this stream.
+        let context = Arc::clone(self.stream.context());
+        context.record_err(self.stream.synchronize());
+    }
 }
 
 impl Bus {
@@ -180,33 +235,42 @@ impl Bus {
     pub fn new(device: &CudaDevice) -> Result<Self> {
         let compute = device.cuda_stream();
         let copies = compute.context().new_stream().map_err(failed("a copy stream"))?;
-        Ok(Self { compute, copies })
+        Ok(Self { device: device.clone(), compute, copies, unpacking: Arc::default() })
     }
 
-    /// Gives the copy stream bytes `from` of `host`, to lie `offset` bytes into `to`. `piece` is the size of `host`'s
-    /// registrations, whose borders no copy may cross. The caller keeps `host` until a mark made later has passed, and lets
-    /// no work read that part of `to` before.
+    fn unpacking(&self) -> MutexGuard<'_, Option<Unpacking>> {
+        self.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the copy stream bytes `from` of `host`, to lie at the start of `to`. The caller keeps `host` until a mark made
+    /// later has passed, and lets no work read that part of `to` before.
     ///
     /// # Errors
     /// A range outside of either, a lost card.
+    pub fn copy(&self, host: Registered<'_>, from: Range<usize>, to: &Block) -> Result<()> {
+        self.behind_unpacking(to)?;
+        self.put(host, from, to, 0)
+    }
+
+    /// Copies into `to` from now on wait for what last unpacked into it: that runs on a stream of its own.
+    fn behind_unpacking(&self, to: &Block) -> Result<()> {
+        let unpacked = to.unpacked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        unpacked.map_or(Ok(()), |event| self.copy_after(&event))
+    }
+
+    /// [`Bus::copy`], `offset` bytes in, whatever was put there before.
     #[allow(unsafe_code)]
-    pub fn copy(
-        &self,
-        host: &[u8],
-        from: Range<usize>,
-        piece: usize,
-        to: &Block,
-        offset: usize,
-    ) -> Result<()> {
-        if from.end > host.len() || from.start > from.end || offset + from.len() > to.bytes {
-            let (host, to) = (host.len(), to.bytes);
+    fn put(&self, host: Registered<'_>, from: Range<usize>, to: &Block, offset: usize) -> Result<()> {
+        let Registered { memory, piece } = host;
+        if from.end > memory.len() || from.start > from.end || offset + from.len() > to.bytes {
+            let (host, to) = (memory.len(), to.bytes);
             return Err(Error::Msg(format!("a copy of bytes {from:?} of {host} to {offset} of {to}")));
         }
         self.copies.context().bind_to_thread().map_err(failed("the card"))?;
         let mut at = from.start;
         while at < from.end {
             let end = from.end.min((at / piece + 1) * piece);
-            let Some(bytes) = host.get(at..end) else { break };
+            let Some(bytes) = memory.get(at..end) else { break };
             let address = to.address + (offset + at - from.start) as u64;
             // SAFETY: both ranges were checked above and `to` keeps its allocation. The host memory outlives the copy and
             // nobody reads the target during it: the caller's duty, which `memory::HostArena` and `memory::Mark` carry out.
@@ -217,12 +281,83 @@ impl Bus {
         Ok(())
     }
 
-    /// An event behind all copies so far.
+    /// Gives the copy stream the blobs of `lane`, the first of them `start` bytes into `host`, and has them unpacked to the
+    /// start of `to` behind it. The caller's duties are [`Bus::copy`]'s.
+    ///
+    /// # Errors
+    /// A range outside of either, no room for the slots, a lost card. Nothing of it is under way then.
+    pub fn copy_packed(&self, host: Registered<'_>, start: usize, lane: &Lane, to: &Block) -> Result<()> {
+        let mut unpacking = self.unpacking();
+        let unpacking = match &mut *unpacking {
+            Some(unpacking) => unpacking,
+            none => none.insert(Unpacking::new(&self.device)?),
+        };
+        let begun = self.begin_packed(unpacking, host, start, lane, to);
+        if begun.is_err() {
+            // Half of it may be under way with no event behind it. A lost card says so at the next call.
+            let context = self.copies.context();
+            context.record_err(self.copies.synchronize());
+            context.record_err(unpacking.stream.synchronize());
+        }
+        begun
+    }
+
+    #[allow(unsafe_code)]
+    fn begin_packed(
+        &self,
+        unpacking: &mut Unpacking,
+        host: Registered<'_>,
+        start: usize,
+        lane: &Lane,
+        to: &Block,
+    ) -> Result<()> {
+        let blobs = |range: Range<usize>| start + range.start..start + range.end;
+        let (in_place, staged) = (lane.in_place(), lane.staged());
+        let Unpacking { stream, slots, next } = unpacking;
+        let (Some(offset), Some(slot)) = (lane.offset(), slots.get_mut(*next)) else {
+            return Err(Error::Msg(format!("a packed lane of {} bytes cannot unpack", lane.bytes())));
+        };
+        if lane.bytes() > to.bytes || staged.len() > slot.block.bytes {
+            let (bytes, to) = (lane.bytes(), to.bytes);
+            return Err(Error::Msg(format!("a packed lane of {bytes} bytes unpacks into {to}")));
+        }
+        *next = (*next + 1) % SLOTS;
+        // Into the lane behind what last unpacked into it, into the slot behind what last unpacked out of it.
+        self.behind_unpacking(to)?;
+        self.put(host, blobs(in_place), to, offset)?;
+        if let Some(read) = &slot.read {
+            self.copy_after(read)?;
+        }
+        self.put(host, blobs(staged), &slot.block, 0)?;
+        let copied = Event::behind(&self.copies)?;
+        stream.wait(&copied.0).map_err(failed("waiting for a copy"))?;
+        for wave in lane.waves() {
+            let from = if wave.staged { slot.block.address } else { to.address + offset as u64 };
+            // SAFETY: the blobs lie there once `copied` has passed, for which the stream waits; the lane has room, checked
+            // above. Waves of a stream follow each other, and none writes where it or a later one reads (`lane`). Later copies
+            // into either block wait for `done`, and so does, by way of `mark_copies`, whoever reads or frees the lane.
+            unsafe { unpack::unpack(from, &wave, lane.bytes() / 2, to.address, stream) }?;
+        }
+        let done = Event::behind(stream)?;
+        slot.read = Some(done.clone());
+        *to.unpacked.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+        Ok(())
+    }
+
+    /// An event behind all copies so far, unpacked.
     ///
     /// # Errors
     /// The card is lost.
     pub fn mark_copies(&self) -> Result<Event> {
-        Event::behind(&self.copies)
+        let copied = Event::behind(&self.copies)?;
+        match &*self.unpacking() {
+            // Behind the unpacking, and behind copies that needed none.
+            Some(unpacking) => {
+                unpacking.stream.wait(&copied.0).map_err(failed("waiting for a copy"))?;
+                Event::behind(&unpacking.stream)
+            }
+            None => Ok(copied),
+        }
     }
 
     /// An event behind all copies so far whose time can be read.

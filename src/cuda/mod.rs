@@ -17,6 +17,7 @@ pub mod picture;
 pub mod pixels;
 pub mod pool;
 pub mod rope;
+pub mod unpack;
 pub mod upload;
 pub mod wide_attention;
 pub mod widen;
@@ -45,8 +46,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
 #[allow(unsafe_code)]
 fn track_no_events(device: &CudaDevice) {
     // SAFETY: the caller must order work between streams. There is one stream: `open` made it before any tensor existed,
-    // and candle puts every allocation, copy, launch and free of this device on it. The second stream, `bus`'s, copies into
-    // blocks that no tensor's operation frees or reads before an event says so.
+    // and candle puts every allocation, copy, launch and free of this device on it. The other streams, `bus`'s, copy and
+    // unpack into blocks that no tensor's operation frees or reads before an event says so.
     unsafe { device.disable_event_tracking() }
 }
 

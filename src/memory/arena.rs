@@ -6,29 +6,24 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use bytemuck::Pod;
 use candle_core::{CpuStorage, DType, Device, Error, InplaceOp1, Result, Tensor};
 use half::{bf16, f16};
 
+use super::packed;
 use super::pinned::HostMemory;
 use super::transfer::Mark;
 use crate::models::weights::{ALIGNMENT, Layout};
 
-/// All tensors of a model in main memory, ready to be copied.
-pub struct HostArena {
-    memory: HostMemory,
+/// Where the lanes of some segments lie one behind the other, unpacked.
+pub struct Table {
     /// By segment, in the order of its lanes.
     lanes: Vec<Vec<(DType, Range<usize>)>>,
-    /// The last copy to a device out of this memory.
-    read: Mutex<Option<Mark>>,
+    bytes: usize,
 }
 
-impl HostArena {
-    /// Room for some segments of `layout`, holding zeros.
-    ///
-    /// # Errors
-    /// The system has no room.
-    pub fn new(layout: &Layout, segments: &[usize]) -> Result<Self> {
+impl Table {
+    /// For these segments of `layout`.
+    pub fn new(layout: &Layout, segments: &[usize]) -> Self {
         let mut end = 0;
         let lanes = layout
             .segments()
@@ -46,10 +41,15 @@ impl HostArena {
                 segment.lanes.iter().map(place).collect()
             })
             .collect();
-        Ok(Self { memory: HostMemory::new(end)?, lanes, read: Mutex::new(None) })
+        Self { lanes, bytes: end }
     }
 
-    /// Whether there is room for a segment.
+    /// What all of them take.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a segment is one of them.
     pub fn has(&self, segment: usize) -> bool {
         self.lanes.get(segment).is_some_and(|lanes| !lanes.is_empty())
     }
@@ -58,6 +58,58 @@ impl HostArena {
     pub fn range(&self, segment: usize, dtype: DType) -> Range<usize> {
         let lanes = self.lanes.get(segment).into_iter().flatten();
         lanes.into_iter().find(|lane| lane.0 == dtype).map_or(0..0, |lane| lane.1.clone())
+    }
+
+    /// Each lane with its segment.
+    pub fn lanes(&self) -> impl Iterator<Item = (usize, &(DType, Range<usize>))> {
+        let segments = self.lanes.iter().enumerate();
+        segments.flat_map(|(segment, lanes)| lanes.iter().map(move |lane| (segment, lane)))
+    }
+}
+
+/// How a lane lies in main memory.
+pub enum Form {
+    /// As it will lie on the device.
+    Plain,
+    /// Packed.
+    Packed(packed::lane::Lane),
+}
+
+/// A lane in main memory.
+pub struct HostLane {
+    /// Of its numbers.
+    pub dtype: DType,
+    /// Its bytes in the arena's memory.
+    pub range: Range<usize>,
+    /// What they are.
+    pub form: Form,
+}
+
+/// All tensors of a model in main memory, ready to be copied.
+pub struct HostArena {
+    memory: HostMemory,
+    /// By segment.
+    lanes: Vec<Vec<HostLane>>,
+    /// The last copy to a device out of this memory.
+    read: Mutex<Option<Mark>>,
+}
+
+impl HostArena {
+    /// `memory` with these lanes, by segment.
+    pub fn new(memory: HostMemory, lanes: Vec<Vec<HostLane>>) -> Self {
+        Self { memory, lanes, read: Mutex::new(None) }
+    }
+
+    /// `memory` that was filled by `table`.
+    pub fn plain(memory: HostMemory, table: Table) -> Self {
+        let plain = |(dtype, range)| HostLane { dtype, range, form: Form::Plain };
+        let lanes = table.lanes.into_iter().map(|lanes| lanes.into_iter().map(plain).collect());
+        Self::new(memory, lanes.collect())
+    }
+
+    /// A segment's lane of `dtype`, if it has one.
+    pub fn lane(&self, segment: usize, dtype: DType) -> Option<&HostLane> {
+        self.lanes.get(segment)?.iter().find(|lane| lane.dtype == dtype)
     }
 
     /// The memory.
@@ -122,42 +174,28 @@ impl DeviceLane {
         self.block.as_ref()
     }
 
-    /// `bytes` from here on, `offset` bytes in, become `from`. For a CPU.
-    pub(super) fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.tensor.inplace_op1(&Write { offset, from })
+    /// Gives its bytes to `change`. For a CPU.
+    pub(super) fn edit(&self, change: impl Fn(&mut [u8]) -> Result<()>) -> Result<()> {
+        self.tensor.inplace_op1(&Edit { change })
     }
 }
 
-/// Replaces some bytes of a tensor.
-struct Write<'a> {
-    offset: usize,
-    from: &'a [u8],
+/// Changes the bytes of a tensor.
+struct Edit<F> {
+    change: F,
 }
 
-impl Write<'_> {
-    fn into<T: Pod>(&self, numbers: &mut [T]) -> Result<()> {
-        let length = size_of_val(numbers);
-        let range = self.offset..self.offset + self.from.len();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
-        let Some(place) = bytes.get_mut(range.clone()) else {
-            return Err(Error::Msg(format!("bytes {range:?} of a piece of {length}")));
-        };
-        place.copy_from_slice(self.from);
-        Ok(())
-    }
-}
-
-impl InplaceOp1 for Write<'_> {
+impl<F: Fn(&mut [u8]) -> Result<()>> InplaceOp1 for Edit<F> {
     fn name(&self) -> &'static str {
-        "write-bytes"
+        "edit-bytes"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, _: &candle_core::Layout) -> Result<()> {
         match storage {
-            CpuStorage::U8(numbers) => self.into::<u8>(numbers),
-            CpuStorage::F32(numbers) => self.into::<f32>(numbers),
-            CpuStorage::F16(numbers) => self.into::<f16>(numbers),
-            CpuStorage::BF16(numbers) => self.into::<bf16>(numbers),
+            CpuStorage::U8(numbers) => (self.change)(numbers),
+            CpuStorage::F32(numbers) => (self.change)(bytemuck::cast_slice_mut::<f32, u8>(numbers)),
+            CpuStorage::F16(numbers) => (self.change)(bytemuck::cast_slice_mut::<f16, u8>(numbers)),
+            CpuStorage::BF16(numbers) => (self.change)(bytemuck::cast_slice_mut::<bf16, u8>(numbers)),
             _ => Err(Error::Msg("weights lie in f32, f16, bf16 or u8".to_owned())),
         }
     }

@@ -9,6 +9,8 @@ use bytesize::ByteSize;
 
 #[cfg(feature = "models")]
 use super::driver::Usage;
+#[cfg(feature = "models")]
+use super::packed::lane::STAGING;
 
 /// A limit as written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -69,9 +71,12 @@ impl Limit {
 }
 
 /// What grows beside weights and computing after the start: machine code of kernels, cuBLAS's and cuDNN's workspaces, gaps
-/// in the pool. A whole job at 1024 x 1024 was seen to take 0.2 GiB of it; the rest is distance to the limit.
+/// in the pool, the slots of packed copies ([`STAGING`]). A whole job at 1024 x 1024 was seen to take 0.2 GiB of it without
+/// the slots; the rest is distance to the limit.
 #[cfg(feature = "models")]
 const RESERVE: u64 = 768 << 20;
+#[cfg(feature = "models")]
+const _: () = assert!(RESERVE / 8 > STAGING as u64);
 
 /// Most that a context takes; what is taken beyond it at the start belongs to other processes.
 #[cfg(feature = "models")]

@@ -1,4 +1,4 @@
-//! From a checkpoint's files into a host arena: many threads read at their own positions straight into place.
+//! From a checkpoint's files into main memory: many threads read at their own positions straight into place.
 //!
 //! What lies in the file as the net wants it is read where it belongs; other dtypes, convolution kernels and rows that are
 //! rounded to 8 bits ([`rounded`]) go through a buffer of the thread; what a source cannot point at (fp8 with scales, GGML
@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::arena::HostArena;
+use super::arena::Table;
 use crate::models::weights::{Content, Entry, Extent, Layout, Loaded, Source};
 use rounded::{Halves, Rows};
 
@@ -67,18 +67,20 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Fills `arena`; `progress` counts the bytes in place while it runs. `stop` ends it early, which is an error.
+/// Fills `memory` as `table` says; `progress` counts the bytes in place while it runs. `stop` ends it early, which is an
+/// error.
 ///
 /// # Errors
 /// A file cannot be read or ends early; a tensor cannot be converted.
 pub(super) fn fill(
-    arena: &mut HostArena,
+    memory: &mut [u8],
+    table: &Table,
     layout: &Layout,
     source: &dyn Source,
     progress: &AtomicU64,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let mut jobs = jobs(arena, layout, source)?;
+    let mut jobs = jobs(memory, table, layout, source)?;
     // The threads take from the end.
     jobs.sort_by_key(|job| std::cmp::Reverse(job.order()));
     let jobs = Mutex::new(jobs);
@@ -119,20 +121,25 @@ pub(super) fn fill(
 }
 
 /// One job or more for each tensor.
-fn jobs<'a>(arena: &'a mut HostArena, layout: &'a Layout, source: &dyn Source) -> Result<Vec<Job<'a>>> {
+fn jobs<'a>(
+    memory: &'a mut [u8],
+    table: &Table,
+    layout: &'a Layout,
+    source: &dyn Source,
+) -> Result<Vec<Job<'a>>> {
     let mut places: Vec<(usize, &Entry)> = layout
         .entries()
         .iter()
-        .filter(|entry| arena.has(entry.segment))
-        .map(|entry| (arena.range(entry.segment, entry.dtype).start + entry.offset, entry))
+        .filter(|entry| table.has(entry.segment))
+        .map(|entry| (table.range(entry.segment, entry.dtype).start + entry.offset, entry))
         .collect();
     places.sort_by_key(|(start, _)| *start);
     let mut jobs = Vec::new();
     let mut halves: HashMap<&str, Halves> = HashMap::new();
-    let mut rest = arena.memory_mut().bytes_mut();
+    let mut rest = memory;
     let mut at = 0;
     for (start, entry) in places {
-        let short = || Error::Msg(format!("{}: its place lies outside of the arena", entry.key));
+        let short = || Error::Msg(format!("{}: its place lies outside of the memory", entry.key));
         let (_, tail) =
             std::mem::take(&mut rest).split_at_mut_checked(start.wrapping_sub(at)).ok_or_else(short)?;
         let (place, tail) = tail.split_at_mut_checked(entry.bytes()).ok_or_else(short)?;

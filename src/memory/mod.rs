@@ -22,6 +22,10 @@ mod log;
 #[cfg(feature = "models")]
 mod model;
 #[cfg(feature = "models")]
+pub mod packed;
+#[cfg(feature = "models")]
+mod packing;
+#[cfg(feature = "models")]
 mod pinned;
 #[cfg(feature = "models")]
 mod reader;

@@ -41,6 +41,11 @@ impl Model {
         &self.size.name
     }
 
+    /// The size, with what the host copy takes if there is one.
+    pub(super) fn size_now(&self) -> Size {
+        Size { host: self.shelf.size().host, ..self.size.clone() }
+    }
+
     pub(super) fn standing(&self, being_read: bool) -> Standing {
         let none = || vec![false; self.size.pieces.len()];
         Standing {

@@ -1,7 +1,7 @@
 //! Main memory for weights: page-aligned, in huge pages, page-locked where there is a card.
 //!
 //! A card copies from page-locked memory at the bus's speed and without the processor; from other memory at a seventh of
-//! it. Knows nothing of tensors. Callers: `arena`, `loader`.
+//! it. Knows nothing of tensors. Callers: `arena`, `packing`.
 
 use candle_core::{Device, Error, Result};
 use memmap2::MmapMut;
@@ -49,6 +49,11 @@ impl HostMemory {
         self.map.get_mut(..self.bytes).unwrap_or_default()
     }
 
+    /// Forgets all but the first `bytes`. What was never written of the others never became memory.
+    pub fn keep(&mut self, bytes: usize) {
+        self.bytes = self.bytes.min(bytes);
+    }
+
     /// Page-locks all of it for `device` with several threads, piece by piece; nothing on a CPU. Best done when the
     /// memory has been written.
     ///
@@ -58,7 +63,7 @@ impl HostMemory {
     pub fn lock(&mut self, device: &Device, threads: usize) -> Result<()> {
         #[cfg(feature = "cuda")]
         if let (Device::Cuda(device), None) = (device, &self.locked) {
-            self.locked = Some(crate::cuda::bus::Locked::new(&self.map, PIECE, threads, device)?);
+            self.locked = Some(crate::cuda::bus::Locked::new(self.bytes(), PIECE, threads, device)?);
         }
         let _ = (device, threads);
         Ok(())

@@ -26,7 +26,7 @@ use crate::config::EngineConfig;
 use crate::input::plan::AutoUnload;
 use crate::models::weights::{Source, Weights};
 
-/// `GPU_BUDGET`, `HOST_BUDGET`, `AUTO_UNLOAD_THRESHOLD`.
+/// `GPU_BUDGET`, `HOST_BUDGET`, `HOST_PACKING`, `AUTO_UNLOAD_THRESHOLD`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// Of the device's memory; `None`: what the driver says is free, or no limit where there is no driver.
@@ -34,19 +34,26 @@ pub struct Limits {
     /// For host copies of weights; `None`: half of what the machine has available, or nothing where weights are computed
     /// with in main memory anyway.
     pub host: Option<Limit>,
+    /// Whether host copies are packed; `None`: for a card.
+    pub packing: Option<bool>,
     /// Share of the budget above which `auto` evicts.
     pub threshold: f64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { gpu: None, host: None, threshold: 0.9 }
+        Self { gpu: None, host: None, packing: None, threshold: 0.9 }
     }
 }
 
 impl From<&EngineConfig> for Limits {
     fn from(config: &EngineConfig) -> Self {
-        Self { gpu: config.gpu_budget, host: config.host_budget, threshold: config.auto_unload_threshold }
+        Self {
+            gpu: config.gpu_budget,
+            host: config.host_budget,
+            packing: config.host_packing,
+            threshold: config.auto_unload_threshold,
+        }
     }
 }
 
@@ -149,7 +156,10 @@ impl Memory {
         build: impl Fn(&Weights) -> TensorResult<T> + Send + 'static,
     ) -> Result<Handle<T>, MemoryError> {
         let store = Store::new(&spec.name, spec.source, spec.dtype, &self.device, |w| build(w).map(drop));
-        let store = store.map_err(|source| MemoryError::of(&spec.name, source))?;
+        let mut store = store.map_err(|source| MemoryError::of(&spec.name, source))?;
+        if let Some(packs) = self.limits.packing {
+            store = store.packing(packs);
+        }
         Ok(self.register_shelf(Arc::new(Stored::new(store, self.transfer.clone())), build))
     }
 
@@ -184,7 +194,7 @@ impl Memory {
     }
 
     fn plan(&mut self, itinerary: Itinerary, budget: Option<u64>) -> Result<(), MemoryError> {
-        let sizes: Vec<_> = self.models.iter().map(|model| model.size.clone()).collect();
+        let sizes: Vec<_> = self.models.iter().map(Model::size_now).collect();
         let standing: Vec<Standing> = self
             .models
             .iter()

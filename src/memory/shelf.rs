@@ -9,7 +9,8 @@ use crate::models::weights::Weights;
 
 /// One model's weights, on disk and perhaps in host memory. Shared with the thread that reads.
 pub trait Shelf: Send + Sync {
-    /// How much it takes, and in which pieces it moves. Never changes.
+    /// How much it takes, and in which pieces it moves. Never changes, but for the host copy's bytes: what it takes at most
+    /// until there is one, then what it takes.
     fn size(&self) -> Size;
 
     /// Whether there is a host copy.

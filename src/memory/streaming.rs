@@ -134,8 +134,7 @@ impl Ring {
                 self.transfer.copy_after(mark)?;
             }
             for lane in &slot.lanes {
-                let from = self.host.range(*segment, lane.tensor().dtype());
-                self.transfer.copy(&self.host, from, lane, 0)?;
+                self.transfer.copy(&self.host, *segment, lane)?;
             }
             let mark = self.transfer.mark_copies()?;
             self.host.read_until(mark.clone());

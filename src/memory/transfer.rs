@@ -3,9 +3,11 @@
 //! On a CPU a copy is done when the call returns and marks have always passed, so the same callers run there. Must not
 //! know tensors' names or models.
 
-use candle_core::{Device, Result};
+use candle_core::{Device, Error, Result};
 
-use super::arena::{DeviceLane, HostArena};
+use super::arena::{DeviceLane, Form, HostArena};
+use super::packed;
+use super::packed::lane::Lane;
 
 /// The copy stream of a device and its compute stream.
 #[derive(Clone)]
@@ -37,30 +39,30 @@ impl Transfer {
         &self.device
     }
 
-    /// Copies bytes `from` of `host` to `to`, `offset` bytes in. On a card it may return before the copy is done: until a
-    /// mark made afterwards has passed, the lane is not to be read and `host` not to be dropped (which
-    /// [`HostArena::read_until`] sees to).
+    /// Copies the lane of `segment` that has `to`'s dtype to `to`, unpacked; nothing, if there is none. On a card it may return
+    /// before the copy is done: until a mark made afterwards has passed, the lane is not to be read and `host` not to be
+    /// dropped (which [`HostArena::read_until`] sees to).
     ///
     /// # Errors
-    /// A range outside of either, a lost card.
-    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "only a card has a bus"))]
-    pub(super) fn copy(
-        &self,
-        host: &HostArena,
-        from: std::ops::Range<usize>,
-        to: &DeviceLane,
-        offset: usize,
-    ) -> Result<()> {
+    /// A lane that does not fit into `to`, a damaged one, a lost card.
+    pub(super) fn copy(&self, host: &HostArena, segment: usize, to: &DeviceLane) -> Result<()> {
+        let Some(lane) = host.lane(segment, to.tensor().dtype()) else { return Ok(()) };
+        let memory = host.memory().bytes();
         #[cfg(feature = "cuda")]
         if let (Some(bus), Some(block)) = (&self.bus, to.block()) {
-            return bus.copy(host.memory().bytes(), from, super::pinned::PIECE, block, offset);
+            let from = crate::cuda::bus::Registered { memory, piece: super::pinned::PIECE };
+            return match &lane.form {
+                Form::Plain => bus.copy(from, lane.range.clone(), block),
+                Form::Packed(packed) => bus.copy_packed(from, lane.range.start, packed, block),
+            };
         }
-        match host.memory().bytes().get(from.clone()) {
-            Some(bytes) => to.write(offset, bytes),
-            None => {
-                Err(candle_core::Error::Msg(format!("bytes {from:?} of {}", host.memory().bytes().len())))
-            }
-        }
+        let Some(from) = memory.get(lane.range.clone()) else {
+            return Err(Error::Msg(format!("bytes {:?} of {}", lane.range, memory.len())));
+        };
+        to.edit(|place| match &lane.form {
+            Form::Plain => write(place, 0, from),
+            Form::Packed(packed) => unpack(packed, from, place),
+        })
     }
 
     /// Passes when all copies so far are done.
@@ -181,4 +183,42 @@ impl Mark {
             event.wait();
         }
     }
+}
+
+fn write(place: &mut [u8], offset: usize, from: &[u8]) -> Result<()> {
+    let length = place.len();
+    match place.get_mut(offset..offset + from.len()) {
+        Some(place) => place.copy_from_slice(from),
+        None => return Err(Error::Msg(format!("{} bytes at {offset} of {length}", from.len()))),
+    }
+    Ok(())
+}
+
+/// The blobs `from` of `lane`, unpacked into `place` as a card does it: over themselves, wave by wave.
+fn unpack(lane: &Lane, from: &[u8], place: &mut [u8]) -> Result<()> {
+    let short =
+        || Error::Msg(format!("a packed lane of {} bytes: {} are there", lane.packed_bytes(), from.len()));
+    let offset = lane.offset().ok_or_else(short)?;
+    write(place, offset, from.get(lane.in_place()).ok_or_else(short)?)?;
+    let slot = from.get(lane.staged()).ok_or_else(short)?;
+    let (mut blob, mut numbers) = (Vec::new(), Vec::new());
+    for wave in lane.waves() {
+        for tile in wave.tiles(lane) {
+            let of_tile = if wave.staged {
+                slot.get(tile.blob.clone())
+            } else {
+                place.get(offset + tile.blob.start..offset + tile.blob.end)
+            };
+            blob.clear();
+            blob.extend_from_slice(of_tile.ok_or_else(short)?);
+            if tile.raw {
+                write(place, tile.bytes.start, blob.get(..tile.bytes.len()).ok_or_else(short)?)?;
+                continue;
+            }
+            numbers.resize(tile.bytes.len() / 2, 0u16);
+            packed::unpack(&blob, &mut numbers).map_err(Error::wrap)?;
+            write(place, tile.bytes.start, bytemuck::cast_slice(&numbers))?;
+        }
+    }
+    Ok(())
 }

@@ -1,0 +1,188 @@
+//! Weights that were packed on the host lie on the device bit for bit as they are in their files, resident or streamed. With
+//! the feature `cuda`, on the first card as well, if there is one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+use half::bf16;
+use marquee::memory::packed::lane::{SLOT, TILE_BYTES};
+use marquee::memory::{Store, Transfer};
+use marquee::models::weights::{Blocks, Source, Weights};
+
+use super::store::noise;
+
+/// Families of blocks: name, blocks, numbers of each.
+const FAMILIES: [(&str, usize, usize); 4] = [
+    // Shorter than a tile, and below what is packed at all.
+    ("small", 2, 3001),
+    // All of it in a slot.
+    ("slot", 2, 9 << 20 | 77),
+    // In place, in several waves.
+    ("waves", 3, 22 << 20 | 5000),
+    // Not worth packing.
+    ("noise", 1, 2 << 20),
+];
+
+/// Numbers of one block, as bits; different for each.
+fn bits(family: &str, block: usize, count: usize) -> Vec<u16> {
+    let base: Vec<u16> = {
+        let normal = (noise(&[1 << 18], block as u64) * 0.02).unwrap().to_dtype(DType::BF16).unwrap();
+        normal.to_vec1::<bf16>().unwrap().into_iter().map(bf16::to_bits).collect()
+    };
+    let mut state = (count + block) as u32 | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as u16
+    };
+    let mut numbers: Vec<u16> = base.into_iter().cycle().take(count).map(|x| x ^ next() & 0x807f).collect();
+    if family == "noise" {
+        numbers.fill_with(&mut next);
+    }
+    if family == "waves" {
+        // Tiles that are kept as they are, first, in the middle and last; many escapes; zeros.
+        let end = count - 1000;
+        for range in [0..700_000, 9_000_000..12_000_000, end - block * 600_000..count] {
+            numbers[range].fill_with(&mut next);
+        }
+        numbers[13_000_000..14_000_000].iter_mut().step_by(40).for_each(|x| *x = next());
+        numbers[15_000_000..16_000_000].fill(0);
+    }
+    numbers
+}
+
+fn source() -> Arc<dyn Source> {
+    let mut tensors = HashMap::new();
+    for (family, blocks, count) in FAMILIES {
+        for block in 0..blocks {
+            let numbers: Vec<bf16> = bits(family, block, count).into_iter().map(bf16::from_bits).collect();
+            let weight = Tensor::from_vec(numbers, count, &Device::Cpu).unwrap();
+            tensors.insert(format!("{family}.{block}.weight"), weight);
+            tensors.insert(format!("{family}.{block}.norm"), noise(&[513], block as u64));
+        }
+    }
+    Arc::new(tensors)
+}
+
+struct Net(Vec<(&'static str, Blocks<[Tensor; 2]>)>);
+
+impl Net {
+    fn new(w: &Weights) -> Result<Self> {
+        let family = |(name, blocks, count): (&'static str, usize, usize)| {
+            let build =
+                move |w: &Weights| Ok([w.get(count, "weight")?, w.to_dtype(DType::F32).get(513, "norm")?]);
+            Ok((name, Blocks::new(&w.pp(name), blocks, build)?))
+        };
+        Ok(Self(FAMILIES.into_iter().map(family).collect::<Result<_>>()?))
+    }
+
+    /// Copies of all weights in order, made on the device.
+    fn run(&self) -> Result<Vec<[Tensor; 2]>> {
+        let mut all = Vec::new();
+        for (_, blocks) in &self.0 {
+            for block in 0..blocks.len() {
+                all.push(blocks.with(block, |[weight, norm]| Ok([weight.copy()?, norm.copy()?]))?);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Panics unless `found` is what [`source`] has.
+fn check(found: &[[Tensor; 2]], what: &str) {
+    let mut found = found.iter();
+    for (family, blocks, count) in FAMILIES {
+        for block in 0..blocks {
+            let [weight, norm] = found.next().unwrap();
+            let weight = weight.to_device(&Device::Cpu).unwrap().to_vec1::<bf16>().unwrap();
+            let weight: Vec<u16> = weight.into_iter().map(bf16::to_bits).collect();
+            let expected = bits(family, block, count);
+            let wrong = weight.iter().zip(&expected).position(|(found, expected)| found != expected);
+            assert_eq!((wrong, weight.len()), (None, count), "{what}: {family}.{block}");
+            super::store::same(&norm.to_device(&Device::Cpu).unwrap(), &noise(&[513], block as u64));
+        }
+    }
+}
+
+fn devices() -> Vec<Device> {
+    let mut all = vec![Device::Cpu];
+    #[cfg(feature = "cuda")]
+    match marquee::models::device::Target::Cuda(0).open() {
+        Ok(card) => all.push(card),
+        Err(error) => eprintln!("without a card: {error}"),
+    }
+    all
+}
+
+#[test]
+fn packed_weights_arrive_as_they_are_in_their_files() {
+    assert!(FAMILIES[1].2 * 3 / 2 < SLOT && FAMILIES[2].2 * 3 / 2 > SLOT + 4 * TILE_BYTES);
+    let source = source();
+    for device in devices() {
+        let build = |w: &Weights| Net::new(w).map(drop);
+        let store = Store::new("net", Arc::clone(&source), DType::BF16, &device, build).unwrap();
+        let store = Arc::new(store.packing(true));
+        let all: Vec<usize> = (0..store.pieces().len()).collect();
+        assert_eq!(store.host_bytes(), store.bytes());
+        let transfer = Transfer::new(&device).unwrap();
+
+        // Out of the files, as they are.
+        let mut parts = store.parts(&transfer);
+        parts.bring(&all).unwrap();
+        check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), "files");
+        drop(parts);
+
+        store.load_host().unwrap();
+        assert_eq!(store.loaded_bytes(), store.bytes());
+        let ratio = store.host_bytes() as f64 / store.bytes() as f64;
+        assert!(ratio < 0.85, "{ratio}");
+        for round in 0..3 {
+            let mut parts = store.parts(&transfer);
+            parts.bring(&all).unwrap();
+            let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
+            check(&net.run().unwrap(), &format!("resident, round {round}"));
+            // Memory that was just filled is freed and filled again at once.
+            drop(net);
+            parts.free(&all[2..5]);
+            parts.bring(&all).unwrap();
+            let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
+            check(&net.run().unwrap(), &format!("brought again, round {round}"));
+        }
+        for streamed in [&all[1..], &all[4..8], &[all[3], all[6]]] {
+            for again in [true, false] {
+                let mut parts = store.parts(&transfer);
+                let stay: Vec<usize> = all.iter().copied().filter(|at| !streamed.contains(at)).collect();
+                parts.bring(&stay).unwrap();
+                let net = Net::new(&parts.weights(streamed, again).unwrap()).unwrap();
+                for _ in 0..2 {
+                    check(&net.run().unwrap(), &format!("streamed {streamed:?}, {again}"));
+                }
+                // Blocks out of order: slots are filled anew before anybody read what was on its way there.
+                for (_, blocks) in net.0.iter().rev() {
+                    blocks.with(0, |_| Ok(())).unwrap();
+                }
+                check(&net.run().unwrap(), &format!("streamed {streamed:?}, {again}, out of order"));
+            }
+        }
+        store.drop_host();
+        assert_eq!(store.host_bytes(), store.bytes());
+    }
+}
+
+#[test]
+fn without_packing_the_copy_is_as_long_as_the_weights() {
+    let weight = noise(&[1 << 20], 1).to_dtype(DType::BF16).unwrap();
+    let source: Arc<dyn Source> = Arc::new(HashMap::from([("x".to_owned(), weight)]));
+    let build = |w: &Weights| w.get(1 << 20, "x").map(drop);
+    for (packs, expected) in [(Some(false), 1.0), (None, 1.0), (Some(true), 0.7524)] {
+        let mut store = Store::new("net", Arc::clone(&source), DType::BF16, &Device::Cpu, build).unwrap();
+        if let Some(packs) = packs {
+            store = store.packing(packs);
+        }
+        store.load_host().unwrap();
+        let ratio = store.host_bytes() as f64 / store.bytes() as f64;
+        assert!((ratio - expected).abs() < 0.001, "{packs:?}: {ratio}");
+    }
+}

@@ -1,0 +1,198 @@
+//! From a checkpoint's files into packed lanes: a group of segments is packed while the next one is read.
+//!
+//! Beside what is packed no more than two groups lie in main memory. Must not know devices or nets. Caller: `store`.
+
+use std::mem;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use candle_core::{DType, Error, Result};
+
+use super::arena::{Form, HostArena, HostLane, Table};
+use super::loader;
+use super::packed::lane::{Blob, Lane};
+use super::packed::{self, TILE};
+use super::pinned::HostMemory;
+use crate::models::weights::{ALIGNMENT, Layout, Segment, Source};
+
+/// Bytes that are read before they are packed; a larger segment is a group of its own.
+const GROUP: usize = 512 << 20;
+
+/// Lanes of less are not worth their commands.
+const LEAST: usize = 1 << 20;
+
+/// A packed lane has at most so many sixteenths of its bytes, or it is kept as it is.
+const MOST_SIXTEENTHS: usize = 15;
+
+fn is_packable(dtype: DType, bytes: usize) -> bool {
+    dtype == DType::BF16 && bytes >= LEAST
+}
+
+/// Whether any lane of `layout` would be packed.
+pub(super) fn pays(layout: &Layout) -> bool {
+    let lanes = layout.segments().iter().flat_map(|segment| &segment.lanes);
+    lanes.into_iter().any(|lane| is_packable(lane.dtype, lane.bytes))
+}
+
+/// All of `layout` in main memory, packed where that pays. `progress` and `stop` as for [`loader::fill`].
+///
+/// # Errors
+/// As [`loader::fill`]; main memory has no room.
+pub(super) fn read(
+    layout: &Layout,
+    source: &dyn Source,
+    progress: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<HostArena> {
+    let all: Vec<usize> = (0..layout.segments().len()).collect();
+    let tables: Vec<Table> = groups(layout).iter().map(|group| Table::new(layout, group)).collect();
+    let largest = tables.iter().map(Table::bytes).max().unwrap_or(0);
+    // As if nothing were packed: what is not written is only addresses.
+    let mut packer = Packer {
+        memory: HostMemory::new(Table::new(layout, &all).bytes())?,
+        used: 0,
+        lanes: all.iter().map(|_| Vec::new()).collect(),
+    };
+    let (mut room, mut other) = (HostMemory::new(largest)?, HostMemory::new(largest)?);
+    let mut before: Option<Table> = None;
+    for table in tables {
+        thread::scope(|scope| -> Result<()> {
+            let (packer, full) = (&mut packer, other.bytes());
+            let packing = before.take().map(|table| scope.spawn(move || packer.pack(full, &table)));
+            let filled = loader::fill(room.bytes_mut(), &table, layout, source, progress, stop);
+            let packed = packing.map_or(Ok(()), |packing| {
+                packing
+                    .join()
+                    .unwrap_or_else(|_| Err(Error::Msg("a thread that packs weights died".to_owned())))
+            });
+            filled.and(packed)
+        })?;
+        before = Some(table);
+        mem::swap(&mut room, &mut other);
+    }
+    if let Some(table) = before {
+        packer.pack(other.bytes(), &table)?;
+    }
+    packer.memory.keep(packer.used);
+    Ok(HostArena::new(packer.memory, packer.lanes))
+}
+
+/// Segments that are read together, in order.
+fn groups(layout: &Layout) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for (index, bytes) in layout.segments().iter().map(Segment::bytes).enumerate() {
+        match groups.last_mut() {
+            Some(group) if bytes <= room => group.push(index),
+            _ => {
+                groups.push(vec![index]);
+                room = GROUP;
+            }
+        }
+        room = room.saturating_sub(bytes);
+    }
+    groups
+}
+
+/// What was packed so far.
+struct Packer {
+    memory: HostMemory,
+    used: usize,
+    /// By segment.
+    lanes: Vec<Vec<HostLane>>,
+}
+
+impl Packer {
+    /// Adds the lanes of a group that lies in `full`.
+    fn pack(&mut self, full: &[u8], table: &Table) -> Result<()> {
+        for (segment, (dtype, range)) in table.lanes() {
+            let lane = self.lane(full, *dtype, range)?;
+            if let Some(lanes) = self.lanes.get_mut(segment) {
+                lanes.push(lane);
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&mut self, full: &[u8], dtype: DType, range: &Range<usize>) -> Result<HostLane> {
+        let outside = || Error::Msg(format!("a lane at {range:?} lies outside of its memory"));
+        let bytes = full.get(range.clone()).ok_or_else(outside)?;
+        let start = self.used;
+        let room = self.memory.bytes_mut().get_mut(start..).ok_or_else(outside)?;
+        let packed = if is_packable(dtype, bytes.len()) { pack(bytes, room)? } else { None };
+        let (length, form) = match packed {
+            Some(lane) => (lane.packed_bytes(), Form::Packed(lane)),
+            None => {
+                room.get_mut(..bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
+                (bytes.len(), Form::Plain)
+            }
+        };
+        self.used = (start + length).next_multiple_of(ALIGNMENT);
+        Ok(HostLane { dtype, range: start..start + length, form })
+    }
+}
+
+/// The line before the room: threads take tiles in order and get their room in order, so that blobs lie side by side.
+struct Line<'a> {
+    /// Tile whose turn it is.
+    next: usize,
+    room: &'a mut [u8],
+    blobs: Vec<Blob>,
+    failed: bool,
+}
+
+/// Packs a lane to the beginning of `room`; `None` if it should be kept as it is, and `room` holds anything.
+fn pack(bytes: &[u8], room: &mut [u8]) -> Result<Option<Lane>> {
+    let numbers: &[u16] = bytemuck::try_cast_slice(bytes)
+        .map_err(|error| Error::Msg(format!("weights out of line: {error}")))?;
+    let tiles: Vec<&[u16]> = numbers.chunks(TILE).collect();
+    let ticket = AtomicUsize::new(0);
+    let line = Mutex::new(Line { next: 0, room, blobs: Vec::with_capacity(tiles.len()), failed: false });
+    let moved = Condvar::new();
+    let work = || {
+        let mut scratch = Vec::new();
+        loop {
+            let mine = ticket.fetch_add(1, Ordering::Relaxed);
+            let Some(tile) = tiles.get(mine) else { return };
+            let blob = if packed::pack(tile, &mut scratch) {
+                Blob { bytes: scratch.len(), raw: false }
+            } else {
+                let bytes = mem::size_of_val(*tile).next_multiple_of(packed::ALIGN);
+                Blob { bytes, raw: true }
+            };
+            let waiting = line.lock().unwrap_or_else(PoisonError::into_inner);
+            let turn = moved.wait_while(waiting, |line| line.next != mine);
+            let place = take_room(turn.unwrap_or_else(PoisonError::into_inner), blob);
+            moved.notify_all();
+            let from = if blob.raw { bytemuck::cast_slice(tile) } else { scratch.as_slice() };
+            if let Some(place) = place.and_then(|place| place.get_mut(..from.len())) {
+                place.copy_from_slice(from);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..loader::threads().min(tiles.len()) {
+            scope.spawn(work);
+        }
+    });
+    let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let packed: usize = line.blobs.iter().map(|blob| blob.bytes).sum();
+    if line.failed || packed > bytes.len() / 16 * MOST_SIXTEENTHS {
+        return Ok(None);
+    }
+    Ok(Lane::new(bytes.len(), &line.blobs))
+}
+
+/// The next `blob.bytes` of the room; `None` if there are not so many.
+fn take_room<'a>(mut line: MutexGuard<'_, Line<'a>>, blob: Blob) -> Option<&'a mut [u8]> {
+    line.next += 1;
+    line.blobs.push(blob);
+    let Some((place, rest)) = mem::take(&mut line.room).split_at_mut_checked(blob.bytes) else {
+        line.failed = true;
+        return None;
+    };
+    line.room = rest;
+    Some(place)
+}
