@@ -15,6 +15,7 @@ pub mod linear;
 pub mod norm;
 pub mod picture;
 pub mod rope;
+pub mod stopwatch;
 pub mod wide_attention;
 pub mod window_attention;
 

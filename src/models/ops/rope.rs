@@ -38,6 +38,11 @@ impl RopeTable {
         Ok(Self { cos: Tensor::from_vec(cos, shape, device)?, sin: Tensor::from_vec(sin, shape, device)? })
     }
 
+    /// From cosines and sines, (tokens, head dim / 2) f32 each.
+    pub fn from_tensors(cos: Tensor, sin: Tensor) -> Self {
+        Self { cos, sin }
+    }
+
     /// `x` (batch, tokens, heads, head dim) turned: `(a, b) -> (a cos - b sin, b cos + a sin)` for each pair. f32 inside,
     /// rounded once.
     ///
