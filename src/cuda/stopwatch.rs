@@ -13,7 +13,7 @@ use candle_core::{CudaDevice, Error, Result};
 /// What keeps the card busy: a fill of 512 MiB, 0.1 to 0.6 ms.
 const BALLAST: usize = 512 << 20;
 /// Fills at most: a host that needs longer than these is what is measured.
-const MOST: usize = 400;
+const MOST: usize = 200;
 
 /// What some work took.
 #[derive(Debug, Clone, Copy)]

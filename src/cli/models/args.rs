@@ -105,10 +105,10 @@ pub struct ParityOptions {
     #[arg(conflicts_with = "folder")]
     pub kernels: Option<Vec<String>>,
     /// Of the first random shape of each kernel; the next has the next seed.
-    #[arg(long, default_value_t = 0, requires = "kernels")]
+    #[arg(long, default_value_t = 0, conflicts_with = "folder")]
     pub seed: u64,
     /// Random shapes of each kernel, in each format that it takes.
-    #[arg(long, default_value_t = 8, requires = "kernels", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 8, conflicts_with = "folder", value_parser = clap::value_parser!(u16).range(1..))]
     pub shapes: u16,
 }
 
