@@ -8,6 +8,8 @@ mod dummy_engine;
 mod engine_real;
 mod imaging;
 mod input;
+#[cfg(feature = "models")]
+mod kernels;
 mod local_api;
 mod memory;
 #[cfg(feature = "models")]

@@ -4,6 +4,8 @@ mod commands;
 #[cfg(feature = "models")]
 mod jobs;
 #[cfg(feature = "models")]
+mod kernels;
+#[cfg(feature = "models")]
 mod models;
 mod modes;
 #[cfg(feature = "models")]

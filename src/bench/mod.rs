@@ -1,4 +1,4 @@
-//! `marquee bench`: what a stage costs on this device, and how far that is from what the device could do.
+//! `marquee bench`: what a stage or a kernel costs on this device, and how far that is from what the device could do.
 //!
 //! Owns which stages there are, how time and memory are taken, and how much arithmetic a stage needs. Measures the nets
 //! as the engine runs them, on random weights of the published sizes or on the configured checkpoints. Must not know jobs.
@@ -6,6 +6,7 @@
 
 mod ceilings;
 mod clock;
+pub mod kernels;
 mod machine;
 mod nets;
 mod report;

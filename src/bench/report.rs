@@ -152,7 +152,7 @@ fn name(dtype: DType) -> &'static str {
 }
 
 /// Of an ascending list; the mean of the two in the middle of an even one.
-fn median(times: &[f64]) -> Option<f64> {
+pub(super) fn median(times: &[f64]) -> Option<f64> {
     let middle = times.len() / 2;
     let upper = *times.get(middle)?;
     let lower = if times.len().is_multiple_of(2) { *times.get(middle - 1)? } else { upper };
@@ -160,6 +160,6 @@ fn median(times: &[f64]) -> Option<f64> {
 }
 
 /// To a thousandth.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e3).round() / 1e3
 }

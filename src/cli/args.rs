@@ -65,13 +65,13 @@ enum SubArgs {
     #[cfg(feature = "models")]
     #[command(subcommand)]
     Generate(GenerateArgs),
-    /// Run goldens of the original and compare stage by stage.
+    /// Run goldens of the original and compare stage by stage; or compare kernels with their CPU twins.
     #[cfg(feature = "models")]
     Parity(ParityOptions),
     /// Print what will be on a card when, how much at most, and how long the transfers take; needs no card.
     #[cfg(feature = "models")]
     Plan(PlanOptions),
-    /// Measure the nets on this device and print JSON.
+    /// Measure the nets, or single kernels, on this device and print JSON.
     #[cfg(feature = "models")]
     Bench(BenchOptions),
     /// Make or check checkpoints.

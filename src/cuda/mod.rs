@@ -17,6 +17,7 @@ pub mod picture;
 pub mod pixels;
 pub mod pool;
 pub mod rope;
+pub mod stopwatch;
 pub mod unpack;
 pub mod upload;
 pub mod wide_attention;

@@ -6,6 +6,7 @@ use clap::{Subcommand, ValueEnum};
 
 use super::bench::BenchOptions;
 use super::generate::GenerateArgs;
+use crate::bench::kernels;
 
 /// One of the commands on nets.
 #[derive(Debug, Clone)]
@@ -96,7 +97,19 @@ impl From<CheckpointArgs> for ModelCommand {
 #[derive(Debug, Clone, clap::Args)]
 pub struct ParityOptions {
     /// Folder with manifest.json and golden.safetensors (format: handler_tests/goldens/README.md).
-    pub folder: PathBuf,
+    #[arg(required_unless_present = "kernels")]
+    pub folder: Option<PathBuf>,
+    /// Hold the card's kernels against their CPU twins on random shapes instead: those whose name has one of these in it, or
+    /// whose source is called so; all without a name. Needs DEVICE=cuda.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, value_delimiter = ',', value_parser = kernels::filter)]
+    #[arg(conflicts_with = "folder")]
+    pub kernels: Option<Vec<String>>,
+    /// Of the first random shape of each kernel; the next has the next seed.
+    #[arg(long, default_value_t = 0, conflicts_with = "folder")]
+    pub seed: u64,
+    /// Random shapes of each kernel, in each format that it takes.
+    #[arg(long, default_value_t = 8, conflicts_with = "folder", value_parser = clap::value_parser!(u16).range(1..))]
+    pub shapes: u16,
 }
 
 /// What a tiny checkpoint is built like.

@@ -1,10 +1,11 @@
-//! `marquee bench`: what the stages cost on this device.
+//! `marquee bench`: what the stages, or the kernels, cost on this device.
 
 use candle_core::DType;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
 use super::Exit;
+use crate::bench::kernels::{self, KernelSettings, KernelTimes};
 use crate::bench::{self, Measurement, Origin, Overrides, Settings, Size, Stage};
 use crate::config::ModelConfig;
 use crate::models::checkpoint::Caches;
@@ -16,10 +17,15 @@ pub struct BenchOptions {
     /// What to measure, in this order; default everything.
     #[arg(long = "stage", value_enum, value_delimiter = ',')]
     stages: Vec<Stage>,
+    /// Measure single kernels instead, at the shapes that nets at 1024 x 1024 ask for: those whose name has one of these in
+    /// it, or whose source is called so; all without a name.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, value_delimiter = ',', value_parser = kernels::filter)]
+    #[arg(conflicts_with_all = ["stages", "width", "height", "words"])]
+    kernels: Option<Vec<String>>,
     /// Which nets to measure.
     #[arg(long, value_enum, default_value_t = ModelArg::Random)]
     model: ModelArg,
-    /// f32, bf16 or f16; default bf16 for FLUX, f16 for SDXL and BiRefNet, f32 for all on a CPU.
+    /// f32, bf16 or f16; default bf16 for FLUX, f16 for SDXL and BiRefNet, f32 for all stages on a CPU.
     #[arg(long, value_parser = dtype)]
     dtype: Option<DType>,
     /// Pixels.
@@ -31,7 +37,7 @@ pub struct BenchOptions {
     /// T5's tokens.
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..))]
     words: u16,
-    /// Rounds whose times count.
+    /// Rounds whose times count; of a kernel, laps of up to a hundred launches.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=900))]
     repeats: u16,
     /// Rounds between the first and those that count.
@@ -81,6 +87,29 @@ pub(super) fn bench(config: &ModelConfig, options: &BenchOptions) -> Result<Exit
         .unwrap_or("cpu")
         .parse()
         .map_err(|error: device::DeviceError| error.to_string())?;
+    let overrides = Overrides { teraflops: options.ceiling_compute, gigabytes: options.ceiling_memory };
+    if let Some(filters) = &options.kernels {
+        let size = match options.model {
+            ModelArg::Random => Size::Published,
+            ModelArg::Tiny => Size::Tiny,
+            ModelArg::Configured => {
+                eprintln!(
+                    "--kernels with --model configured: kernels have no weights; expected random or tiny"
+                );
+                return Ok(Exit::Usage);
+            }
+        };
+        return time_kernels(&KernelSettings {
+            target,
+            filters: filters.clone(),
+            dtype: options.dtype,
+            size,
+            repeats: options.repeats.into(),
+            warmups: options.warmups.into(),
+            seed: options.seed,
+            overrides,
+        });
+    }
     let settings = Settings {
         target,
         dtype: options.dtype,
@@ -104,7 +133,7 @@ pub(super) fn bench(config: &ModelConfig, options: &BenchOptions) -> Result<Exit
                 caches: Caches::from_vars(|name| std::env::var(name).ok()),
             },
         },
-        overrides: Overrides { teraflops: options.ceiling_compute, gigabytes: options.ceiling_memory },
+        overrides,
     };
     let report = bench::run(&settings, &mut say).map_err(|error| error.to_string())?;
     println!("{}", serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?);
@@ -122,5 +151,29 @@ fn say(measurement: &Measurement) {
             eprintln!("{stage}: {median:.2} ms (first {cold:.1}){share}");
         }
         (None, None) => eprintln!("{stage}: no rounds"),
+    }
+}
+
+fn time_kernels(settings: &KernelSettings) -> Result<Exit, String> {
+    let report = kernels::run(settings, &mut say_kernel).map_err(|error| error.to_string())?;
+    println!("{}", serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?);
+    Ok(if report.complete() { Exit::Ok } else { Exit::Failed })
+}
+
+fn say_kernel(times: &KernelTimes) {
+    let KernelTimes { name, shape, dtype, .. } = times;
+    match (&times.error, times.median_us) {
+        (Some(error), _) => eprintln!("{name} {shape} {dtype}: {error}"),
+        (None, Some(median)) => {
+            let rate = match (times.teraflops_per_second, times.gigabytes_per_second) {
+                (Some(teraflops), _) => format!("{teraflops:.1} TFLOP/s"),
+                (None, gigabytes) => format!("{:.0} GB/s", gigabytes.unwrap_or(0.0)),
+            };
+            let share = times.percent_of_ceiling.zip(times.bound);
+            let share = share.map_or_else(String::new, |(share, bound)| format!(", {share:.1} % of {bound}"));
+            let host = if times.launch_bound { ", the host's time" } else { "" };
+            eprintln!("{name} {shape} {dtype}: {median:.1} us, {rate}{share}{host}");
+        }
+        (None, None) => eprintln!("{name} {shape} {dtype}: no laps"),
     }
 }

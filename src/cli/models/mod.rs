@@ -1,5 +1,5 @@
-//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens), `bench` (times), `models`
-//! (checkpoints).
+//! Commands on nets: `generate` (one stage, to hold against the original), `parity` (goldens, kernels), `bench` (times),
+//! `models` (checkpoints).
 //!
 //! Synchronous programs on the main thread: they serve no jobs.
 
@@ -15,6 +15,7 @@ pub use bench::BenchOptions;
 pub use generate::GenerateArgs;
 
 use super::Exit;
+use crate::bench::kernels::{self, Checks};
 use crate::config::{Config, ModelConfig};
 use crate::models::checkpoint::{Caches, FluxCheckpoint, SdxlCheckpoint, SdxlControlNet, open_birefnet};
 use crate::models::device::{self, DeviceError, Target};
@@ -26,7 +27,7 @@ pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
     let result = match options.command {
         ModelCommand::Generate(args) => generate::generate(&config.models, &args),
         ModelCommand::Bench(options) => bench::bench(&config.models, &options),
-        ModelCommand::Parity(options) => compare(&config.models, &options.folder),
+        ModelCommand::Parity(options) => compare(&config.models, &options),
         ModelCommand::Tiny { folder, family } => {
             let written = match family {
                 TinyFamily::FluxDev => tiny::write(&folder, tiny::Family::Dev),
@@ -49,9 +50,22 @@ pub(super) fn models(config: &Config, options: ModelsOptions) -> Exit {
     })
 }
 
-/// Prints the table; a miss fails.
-fn compare(config: &ModelConfig, folder: &Path) -> Result<Exit, String> {
+/// Prints the table of goldens, or a line a kernel; a miss fails.
+fn compare(config: &ModelConfig, options: &ParityOptions) -> Result<Exit, String> {
     let (target, _) = place(config).map_err(|error| error.to_string())?;
+    if let Some(filters) = &options.kernels {
+        if target == Target::Cpu {
+            return Err(
+                "DEVICE=cpu: --kernels compares a card's kernels with the CPU; set DEVICE=cuda or cuda:N"
+                    .to_owned(),
+            );
+        }
+        let device = target.open().map_err(|error| error.to_string())?;
+        let checks = Checks { filters: filters.clone(), seed: options.seed, shapes: options.shapes.into() };
+        let passed = kernels::check(&checks, &device, &mut |checked| println!("{checked}"));
+        return Ok(if passed { Exit::Ok } else { Exit::Failed });
+    }
+    let folder = options.folder.as_deref().unwrap_or_else(|| Path::new("."));
     let device = target.open().map_err(|error| error.to_string())?;
     let table = parity::run(folder, &device).map_err(|error| error.to_string())?;
     println!("{table}");

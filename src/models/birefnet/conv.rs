@@ -119,6 +119,11 @@ impl BatchNorm {
         })
     }
 
+    /// From weight, bias, mean and variance, (channels) f32 each.
+    pub fn from_tensors([weight, bias, mean, variance]: [Tensor; 4]) -> Self {
+        Self { weight, bias, mean, variance }
+    }
+
     /// `x` (batch, channels, …). One multiplication and one addition in f32, rounded once.
     ///
     /// # Errors

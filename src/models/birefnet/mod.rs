@@ -30,6 +30,7 @@ pub use config::{BiRefNetConfig, PatchOrder, SwinConfig};
 pub use foreground::refine_foreground;
 pub use picture::{mask_of_logits, picture_to_tensor};
 pub use random::write_random_checkpoint;
+pub use swin::{Windows, window_attention};
 
 /// What is about to run. Each comes once (or once a block), in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

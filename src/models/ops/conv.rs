@@ -37,6 +37,11 @@ impl Conv {
         })
     }
 
+    /// From `weight` (outputs, inputs, size, size), which lies channels last on a card, and `bias` (outputs).
+    pub fn from_tensors(weight: Tensor, bias: Tensor, stride: usize, padding: usize) -> Self {
+        Self { weight, bias, config: Conv2dConfig { padding, stride, ..Conv2dConfig::default() } }
+    }
+
     /// In `x`'s dtype, rounded once.
     ///
     /// # Errors

@@ -48,6 +48,11 @@ impl RopeTable {
         Ok(Self { cos: table(cos)?, sin: table(sin)? })
     }
 
+    /// From cosines and sines, (tokens, head dim / 2) f32 each.
+    pub fn from_tensors(cos: Tensor, sin: Tensor) -> Self {
+        Self { cos, sin }
+    }
+
     /// `x` (batch, tokens, heads, head dim) turned: `(a, b) -> (a cos - b sin, b cos + a sin)` for each pair. f32 inside,
     /// rounded once.
     ///

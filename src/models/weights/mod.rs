@@ -41,7 +41,7 @@ pub use layout::{ALIGNMENT, Content, Entry, Lane, Layout, Segment};
 pub use placed::Lanes;
 pub use probe::{Expected, Probe};
 pub use problem::Problem;
-pub use random::{Random, random_tensor};
+pub use random::{Random, random_tensor, random_tensor_around};
 pub(crate) use random::{fnv, spread};
 pub use renamed::{Part, Recipe, Renamed};
 pub use safetensors::Safetensors;

@@ -70,7 +70,21 @@ impl Source for Random {
 /// # Errors
 /// Another dtype; no room on the device.
 pub fn random_tensor(seed: u64, shape: impl Into<Shape>, dtype: DType, device: &Device) -> Result<Tensor> {
-    Draw { seed, first: 0, deviation: 1.0, centre: 0.0 }.tensor(shape, dtype, device)
+    random_tensor_around(seed, shape, (1.0, 0.0), dtype, device)
+}
+
+/// [`random_tensor`] of another deviation and mean.
+///
+/// # Errors
+/// As [`random_tensor`].
+pub fn random_tensor_around(
+    seed: u64,
+    shape: impl Into<Shape>,
+    (deviation, centre): (f64, f64),
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
+    Draw { seed, first: 0, deviation, centre }.tensor(shape, dtype, device)
 }
 
 /// Deviation and mean of a weight's numbers: activations stay near 1 through any number of layers, and nothing is left at

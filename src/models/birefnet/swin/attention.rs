@@ -45,48 +45,74 @@ impl WindowAttention {
 
     /// `x` (batch, height, width, channels), any size.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if x.device().is_cuda() {
-            use crate::cuda::window_attention::{Windows, takes, window_attention};
-            let windows = Windows { edge: self.window, shift: self.shift, heads: self.heads };
-            let qkv = self.qkv.forward(x)?;
-            if let (Some(bias), true) = (self.qkv.bias(), takes(&qkv, windows)) {
-                return self.proj.forward(&window_attention(&qkv, bias, &self.bias_table, windows)?);
+        let Self { heads, window: edge, shift, .. } = *self;
+        let windows = Windows { edge, shift, heads };
+        let qkv = self.qkv.forward(x)?;
+        self.proj.forward(&window_attention(&qkv, self.qkv.bias(), &self.bias_table, windows)?)
+    }
+}
+
+/// How a map is cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows {
+    /// Tokens along a window's edge.
+    pub edge: usize,
+    /// How far up and left the map is moved first.
+    pub shift: usize,
+    /// Heads of attention.
+    pub heads: usize,
+}
+
+/// Attention inside the windows of `qkv` (batch, height, width, 3 channels), with `table` ((2 edge - 1)², heads):
+/// (batch, height, width, channels). The map is filled up to whole windows with what the projection makes of zeros: its
+/// `bias` (3 channels).
+///
+/// # Errors
+/// Shapes that do not match.
+pub fn window_attention(
+    qkv: &Tensor,
+    bias: Option<&Tensor>,
+    table: &Tensor,
+    windows: Windows,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let (true, Some(bias)) = (qkv.device().is_cuda(), bias) {
+        use crate::cuda::window_attention as kernel;
+        let Windows { edge, shift, heads } = windows;
+        let cut = kernel::Windows { edge, shift, heads };
+        if kernel::takes(qkv, cut) {
+            return kernel::window_attention(qkv, bias, table, cut);
+        }
+    }
+    let grid = Grid::new(qkv, windows.edge, windows.shift)?;
+    let cut = grid.cut(qkv, bias)?;
+    let (_, rows, columns, _, _) = cut.dims5()?;
+    let bias = windows.bias(table)?;
+    let attended = if windows.shift == 0 {
+        windows.attend(&cut, 0..rows, 0..columns, &bias)?
+    } else {
+        let mut bands = Vec::with_capacity(2);
+        for (lower, band) in [(false, 0..rows - 1), (true, rows - 1..rows)] {
+            let mut parts = Vec::with_capacity(2);
+            for (right, part) in [(false, 0..columns - 1), (true, columns - 1..columns)] {
+                if !band.is_empty() && !part.is_empty() {
+                    let bias = bias.broadcast_add(&windows.border(lower, right, &bias)?)?;
+                    parts.push(windows.attend(&cut, band.clone(), part, &bias)?);
+                }
+            }
+            if !parts.is_empty() {
+                bands.push(Tensor::cat(&parts, 2)?);
             }
         }
-        let grid = Grid::new(x, self.window, self.shift)?;
-        grid.join(&self.in_windows(&grid.cut(x)?)?)
-    }
+        Tensor::cat(&bands, 1)?
+    };
+    grid.join(&attended)
+}
 
-    /// `x` (batch, window rows, window columns, tokens, channels).
-    fn in_windows(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, rows, columns, _, _) = x.dims5()?;
-        let qkv = self.qkv.forward(x)?;
-        let bias = self.bias(x.device())?;
-        let attended = if self.shift == 0 {
-            self.attend(&qkv, 0..rows, 0..columns, &bias)?
-        } else {
-            let mut bands = Vec::with_capacity(2);
-            for (lower, band) in [(false, 0..rows - 1), (true, rows - 1..rows)] {
-                let mut parts = Vec::with_capacity(2);
-                for (right, part) in [(false, 0..columns - 1), (true, columns - 1..columns)] {
-                    if !band.is_empty() && !part.is_empty() {
-                        let bias = bias.broadcast_add(&self.border(lower, right, &bias)?)?;
-                        parts.push(self.attend(&qkv, band.clone(), part, &bias)?);
-                    }
-                }
-                if !parts.is_empty() {
-                    bands.push(Tensor::cat(&parts, 2)?);
-                }
-            }
-            Tensor::cat(&bands, 1)?
-        };
-        self.proj.forward(&attended)
-    }
-
+impl Windows {
     /// The windows of a rectangle of the grid, which share their bias (1, heads, tokens, tokens).
     fn attend(
-        &self,
+        self,
         qkv: &Tensor,
         rows: Range<usize>,
         columns: Range<usize>,
@@ -108,11 +134,12 @@ impl WindowAttention {
             .reshape((batch, rows, columns, tokens, channels))
     }
 
-    /// (1, heads, tokens, tokens).
-    fn bias(&self, device: &Device) -> Result<Tensor> {
-        let tokens = self.window * self.window;
-        let index = send(&Tensor::from_vec(distances(self.window), tokens * tokens, &Device::Cpu)?, device)?;
-        self.bias_table
+    /// (1, heads, tokens, tokens) of `table`.
+    fn bias(self, table: &Tensor) -> Result<Tensor> {
+        let tokens = self.edge * self.edge;
+        let index = Tensor::from_vec(distances(self.edge), tokens * tokens, &Device::Cpu)?;
+        let index = send(&index, table.device())?;
+        table
             .index_select(&index, 0)?
             .reshape((1, tokens, tokens, self.heads))?
             .permute((0, 3, 1, 2))?
@@ -121,8 +148,8 @@ impl WindowAttention {
 
     /// (1, 1, tokens, tokens) like `like`: 0 where a token may see another, else -inf. Older releases added -100 instead,
     /// which softmax turns into the same 0 unless a hidden score stands more than 80 above all seen ones.
-    fn border(&self, lower: bool, right: bool, like: &Tensor) -> Result<Tensor> {
-        let (window, tokens) = (self.window, self.window * self.window);
+    fn border(self, lower: bool, right: bool, like: &Tensor) -> Result<Tensor> {
+        let (window, tokens) = (self.edge, self.edge * self.edge);
         let kept = window - self.shift;
         let side = |token: usize| (lower && token / window >= kept, right && token % window >= kept);
         let mask: Vec<f32> = (0..tokens * tokens)

@@ -14,6 +14,7 @@ use crate::models::weights::Weights;
 use block::Block;
 
 pub(super) use attention::distances;
+pub use attention::{Windows, window_attention};
 
 /// Pixels along a token's edge.
 const PATCH: usize = 4;

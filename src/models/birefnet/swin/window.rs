@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-/// How a map of one size is cut: padded with zeros at the bottom and right to whole windows, moved up and left by `shift`.
+/// How a map of one size is cut: filled up at the bottom and right to whole windows, moved up and left by `shift`.
 pub(super) struct Grid {
     height: usize,
     width: usize,
@@ -24,15 +24,13 @@ impl Grid {
         self.width.div_ceil(self.window)
     }
 
-    /// (batch, height, width, channels) -> (batch, window rows, window columns, tokens, channels).
-    pub(super) fn cut(&self, x: &Tensor) -> Result<Tensor> {
+    /// (batch, height, width, channels) -> (batch, window rows, window columns, tokens, channels). Filled up with `filling`
+    /// (channels), or zeros.
+    pub(super) fn cut(&self, x: &Tensor, filling: Option<&Tensor>) -> Result<Tensor> {
         let (batch, _, _, channels) = x.dims4()?;
         let (rows, columns, window) = (self.rows(), self.columns(), self.window);
-        let mut x = x.pad_with_zeros(1, 0, rows * window - self.height)?.pad_with_zeros(
-            2,
-            0,
-            columns * window - self.width,
-        )?;
+        let mut x = fill_up(x, 1, rows * window - self.height, filling)?;
+        x = fill_up(&x, 2, columns * window - self.width, filling)?;
         if self.shift > 0 {
             x = x.roll(-(self.shift as i32), 1)?.roll(-(self.shift as i32), 2)?;
         }
@@ -56,4 +54,14 @@ impl Grid {
         }
         x.narrow(1, 0, self.height)?.narrow(2, 0, self.width)?.contiguous()
     }
+}
+
+/// `x` (…, channels) with `count` times more of `filling` behind dimension `dim`.
+fn fill_up(x: &Tensor, dim: usize, count: usize, filling: Option<&Tensor>) -> Result<Tensor> {
+    let Some(filling) = filling.filter(|_| count > 0) else { return x.pad_with_zeros(dim, 0, count) };
+    let mut shape = x.dims().to_vec();
+    if let Some(length) = shape.get_mut(dim) {
+        *length = count;
+    }
+    Tensor::cat(&[x, &filling.broadcast_as(shape)?.contiguous()?], dim)
 }
