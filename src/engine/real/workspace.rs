@@ -21,8 +21,9 @@ const FLUX_MATRIX: u64 = 5 * 3072 * 3072;
 const FLUX_TABLE: u64 = 344 * 3072;
 /// Values of T5's output for a prompt, which cross-attention reads.
 const FLUX_WORDS: u64 = WORDS * 4096;
-/// Values for each pixel at a VAE decoder's widest moment: five pictures of 256 channels.
-const DECODE_PIXEL: u64 = 1280;
+/// Values for each pixel at a VAE decoder's widest moment: five pictures of 256 channels, and a sixth that does not fit into
+/// what smaller ones left of the allocator's pool.
+const DECODE_PIXEL: u64 = 1536;
 /// Likewise for the encoder, at 128 channels.
 const ENCODE_PIXEL: u64 = 640;
 /// Values for each pixel that UNet and ControlNet hold for a pair of predictions: skip connections, GEGLU, residuals.
