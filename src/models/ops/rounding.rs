@@ -1,7 +1,7 @@
 //! Rows in 8 bits a number and a scale a row: the two formats, and how a number gets there and back.
 //!
 //! Pure but for asking a device what it can do. The loops have no branch and no call, so that they become vector code on any
-//! processor: one thread rounds 2 to 3 GB/s of bf16. Must not know tensors or files. Callers: [`super::Eight`],
+//! processor: with no more than SSE2 one thread of an EPYC rounds 2 GB/s of bf16 to e4m3 and 4 to int8. Must not know tensors or files. Callers: [`super::Eight`],
 //! [`super::Int8`], the loader.
 
 use std::fmt;
