@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{Device, Tensor};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
-use marquee::models::device::quantisation;
+use marquee::models::device;
 use marquee::models::flux::pipeline::{
     Denoiser, Guidance, Settings, Start, Watch, decode, denoise, encode, prepare,
 };
@@ -63,7 +63,7 @@ fn main() -> Outcome<()> {
     let weights = checkpoint.transformer.weights(dtype, &device);
     let config = &checkpoint.transformer.config;
     let conditioner = Conditioner::new(config, &weights)?;
-    let eight = std::env::var("QUANTIZATION").map_or(Ok(None), |text| quantisation(&text))?;
+    let eight = std::env::var("QUANTIZATION").map_or(Ok(None), |text| device::quantisation(&text))?;
     let transformer = Transformer::new(config, &weights.in_eight(eight))?;
     clock.lap("load_transformer", &device)?;
     let vae_dtype = checkpoint.vae.config.safe_dtype(dtype);

@@ -6,7 +6,8 @@
 //!
 //! `MODEL` is whatever `marquee generate` accepts. For each `GIB`, steps are timed with no more than that much of the
 //! transformer on the device (16, 12 and 8 if none is given), against all of it. Prints JSON; every figure is of this one run
-//! on this one device. The first read is cold only if the page cache was. `DEVICE` and `DTYPE` as everywhere.
+//! on this one device. The first read is cold only if the page cache was. `DEVICE`, `DTYPE` and
+//! `QUANTIZATION` as everywhere.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -45,15 +46,17 @@ fn main() -> Outcome<()> {
         Ok(text) => device::dtype(&text)?,
         Err(_) => target.default_dtype(),
     };
+    let blocks = std::env::var("QUANTIZATION").map_or(Ok(None), |text| device::quantisation(&text))?;
     let device = target.open()?;
+    device::check(blocks, &device)?;
     let transfer = Transfer::new(&device)?;
     let files = FluxCheckpoint::open(&model, &Replacements::default(), &Caches::default())?;
     let config = files.transformer.config.clone();
     let base = in_use(&device)?;
 
     let source = Arc::clone(&files.transformer.source);
-    let store =
-        Arc::new(Store::new("FLUX", source, dtype, &device, |w| Transformer::new(&config, w).map(drop))?);
+    let build = |w: &Weights| Transformer::new(&config, &w.in_eight(blocks));
+    let store = Arc::new(Store::new("FLUX", source, dtype, &device, |w| build(w).map(drop))?);
     let bytes = store.bytes();
     let mut out = serde_json::Map::new();
     let mut put = |name: &str, value: Value| {
@@ -62,6 +65,7 @@ fn main() -> Outcome<()> {
     };
     put("device", target.to_string().into());
     put("dtype", dtype.as_str().into());
+    put("blocks", blocks.map(|blocks| blocks.to_string()).into());
     put("bytes", bytes.into());
     put("pieces", store.pieces().len().into());
 
@@ -84,7 +88,7 @@ fn main() -> Outcome<()> {
         parts.wait();
         put(&format!("host_to_device_{round}"), rate(bytes, begun.elapsed().as_secs_f64()));
         put(&format!("host_to_device_{round}_call_seconds"), asked.into());
-        let (net, seconds) = timed(&device, || Transformer::new(&config, &parts.weights(&[], true)?))?;
+        let (net, seconds) = timed(&device, || build(&parts.weights(&[], true)?))?;
         put(&format!("built_{round}_seconds"), seconds.into());
         put(&format!("in_use_{round}_bytes"), grown(&device, base)?);
         let begun = Instant::now();
@@ -100,7 +104,7 @@ fn main() -> Outcome<()> {
         let mut parts = store.parts(&transfer);
         let stay: Vec<usize> = all.iter().copied().filter(|piece| !streamed.contains(piece)).collect();
         parts.bring(&stay)?;
-        let net = Transformer::new(&config, &parts.weights(streamed, true)?)?;
+        let net = build(&parts.weights(streamed, true)?)?;
         device.synchronize()?;
         let weights = grown(&device, base)?;
         let (prediction, steps) = input.run(&net, &device)?;

@@ -9,8 +9,13 @@ use super::{finish, marquee};
 const JOB: &str = r#"{"input": {"text_content": "Summer Sale", "bg_prompt": "a table", "seed": 1}}"#;
 
 async fn plan(home: &Path, words: &str) -> (i32, String, String) {
+    quantised(home, words, "none").await
+}
+
+async fn quantised(home: &Path, words: &str, quantisation: &str) -> (i32, String, String) {
     std::fs::write(home.join("job.json"), JOB).unwrap();
     let mut command = marquee(home);
+    command.env("QUANTIZATION", quantisation);
     command.args(["plan", "job.json"]).args(words.split_whitespace());
     finish(command).await
 }
@@ -93,6 +98,38 @@ async fn smaller_cards_stream_and_the_smallest_refuse_with_the_numbers() {
     for expected in ["does not fit", "GiB for computing", "at least"] {
         assert!(stderr.contains(expected), "{expected} in {stderr}");
     }
+}
+
+#[tokio::test]
+async fn in_8_bits_flux_takes_half_and_streams_where_it_has_to() {
+    let home = tempfile::tempdir().unwrap();
+    let flux = |plan: &Value| {
+        let models = plan["models"].as_array().unwrap();
+        let model = models.iter().find(|model| model["model"] == "FLUX transformer").unwrap();
+        (bytes(&model["bytes"]), bytes(&model["host_bytes"]))
+    };
+    let visit = |plan: &Value, label: &str| {
+        let visits = plan["visits"].as_array().unwrap();
+        visits.iter().find(|visit| visit["label"] == label).unwrap().clone()
+    };
+    let dense = json(home.path(), "--gpu-budget 16GiB").await;
+    let label = "background_generation: denoise";
+    for (quantisation, widened) in [("fp8", 0.0), ("int8", 2.0 * 5.0 * 3072.0 * 3072.0)] {
+        let (code, stdout, stderr) = quantised(home.path(), "--gpu-budget 16GiB --json", quantisation).await;
+        assert_eq!(code, 0, "{stderr}");
+        let plan: Value = serde_json::from_str(&stdout).unwrap();
+        // 19 double and 38 single blocks of 226.5 and 113.2 million numbers in matrices lose a byte each, and gain 4 a row.
+        let (numbers, rows) = (8.606e9, 19.0 * 2.0 * 27_648.0 + 38.0 * 24_576.0);
+        let lost = flux(&dense).0 - flux(&plan).0;
+        assert!((lost - (numbers - 4.0 * rows)).abs() < 0.001 * numbers, "{lost}");
+        assert_eq!(flux(&plan).0.to_bits(), flux(&plan).1.to_bits(), "in main memory likewise");
+        let (before, after) = (visit(&dense, label), visit(&plan, label));
+        assert_ne!(before["streaming"], Value::Array(Vec::new()));
+        assert_eq!(after["streaming"], Value::Array(Vec::new()));
+        assert_eq!(bytes(&after["work_bytes"]) - bytes(&before["work_bytes"]), widened);
+    }
+    let (code, _, stderr) = quantised(home.path(), "", "int4").await;
+    assert!(code == 1 && stderr.contains("none, fp8 or int8"), "{stderr}");
 }
 
 #[tokio::test]

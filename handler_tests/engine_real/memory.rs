@@ -3,9 +3,10 @@
 use marquee::engine::{Ctx, Engine};
 use marquee::input::Plan;
 use marquee::job::StopReason;
+use marquee::models::ops::Rounding;
 use serde_json::{Value, json};
 
-use super::{background, bytes, engine, planned, watched};
+use super::{background, bytes, engine, engine_in, models, planned, run, watched};
 
 #[test]
 fn the_picture_is_the_same_whatever_stays_on_the_device() {
@@ -39,6 +40,27 @@ fn moves(engine: &mut dyn Engine, plan: &Plan) -> (usize, usize) {
 
 fn scene(unload: bool) -> Plan {
     planned(&background(&json!({"auto_unload": unload})))
+}
+
+#[test]
+fn flux_in_8_bits_moves_fewer_bytes_and_paints_nearly_the_same() {
+    let moved = |memory: &Value| -> u64 {
+        let moves = memory["moves"].as_array().unwrap().iter();
+        let flux = moves.filter(|step| step["model"] == "FLUX transformer" && step["to"] == "device");
+        flux.map(|step| step["bytes"].as_u64().unwrap()).sum()
+    };
+    let plain = run(&background(&json!({})));
+    for rounding in [Rounding::E4m3, Rounding::Int8] {
+        let mut engine = engine_in(models("dev"), Some(rounding));
+        let made = [true, false].map(|unload| engine.run(&scene(unload), &Ctx::detached()).unwrap());
+        let [first, again] = [&made[0], &made[1]].map(|made| bytes(made.final_image.as_ref()));
+        assert_eq!(first, again, "{rounding}");
+        let reference = bytes(plain.final_image.as_ref());
+        assert_ne!(first, reference, "{rounding}");
+        let apart: u64 = first.iter().zip(reference).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+        assert!(apart < 4 * first.len() as u64, "{rounding}: {apart} over {} bytes", first.len());
+        assert!(moved(&made[0].memory) < moved(&plain.memory) / 2, "{rounding}");
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ use marquee::job::StopHandle;
 use marquee::memory::Limits;
 use marquee::models::birefnet::{BiRefNetConfig, SwinConfig, write_random_checkpoint};
 use marquee::models::checkpoint::Caches;
+use marquee::models::ops::Rounding;
 use marquee::models::tiny::{self, Family};
 use marquee::progress::ProgressEvent;
 use serde_json::{Value, json};
@@ -62,12 +63,16 @@ fn models(flux: &str) -> ModelConfig {
 }
 
 fn engine_of(models: ModelConfig) -> RealEngine {
+    engine_in(models, None)
+}
+
+fn engine_in(models: ModelConfig, quantisation: Option<Rounding>) -> RealEngine {
     RealEngine::new(Setup {
         models,
         caches: Caches { roots: Vec::new() },
         fonts: Arc::new(FontLibrary::without_system(Vec::new())),
         device: Device::Cpu,
-        quantisation: None,
+        quantisation,
         dtype: DType::F32,
         limits: Limits::default(),
     })

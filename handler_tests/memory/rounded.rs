@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use marquee::memory::{Store, Transfer};
 use marquee::models::flux::{Conditioner, Transformer};
 use marquee::models::ops::{Eight, Int8, Linear, Rounding};
-use marquee::models::weights::{ALIGNMENT, Content, Gguf, Part, Recipe, Renamed, Source, Weights};
+use marquee::models::weights::{ALIGNMENT, Content, Entry, Gguf, Part, Recipe, Renamed, Source, Weights};
 
 use super::store::{flux, noise, resident, same, saved};
 use super::streaming::{input, run, store, streaming};
@@ -173,8 +173,8 @@ fn a_transformer_in_8_bits_takes_half_and_predicts_what_its_rounded_twin_does() 
             }
         }
         assert!(matrices > 0 && rest > 0);
-        let wide: usize = plain.layout().entries().iter().map(|entry| entry.bytes()).sum();
-        let narrow: usize = kept.layout().entries().iter().map(|entry| entry.bytes()).sum();
+        let wide: usize = plain.layout().entries().iter().map(Entry::bytes).sum();
+        let narrow: usize = kept.layout().entries().iter().map(Entry::bytes).sum();
         let scales: usize = kept
             .layout()
             .entries()

@@ -111,16 +111,16 @@ fn a_layer_in_eight_bits_is_near_its_exact_twin() {
 #[test]
 fn int8_weights_leave_what_they_meet_as_it_is() {
     let (x, weight, bias) =
-        (noise(1, (48, 256)), noise(2, (32, 256)), noise(3, (1, 32)).flatten_all().unwrap());
+        (noise(1, (48, 3072)), noise(2, (32, 3072)), noise(3, (1, 32)).flatten_all().unwrap());
     let exact = Linear::dense(weight.clone(), Some(bias.clone()));
     let int8 = Linear::int8(Int8::new(&weight).unwrap(), Some(bias.clone()));
     let error = distance(&int8.forward(&x).unwrap(), &exact.forward(&x).unwrap());
-    // Steps of a 127th of the row's largest, here 2.8 deviations: 0.64 %.
-    assert!((0.004..0.01).contains(&error), "{error}");
+    // Steps of a 127th of the row's largest, here 3.5 deviations: 0.8 %.
+    assert!((0.006..0.01).contains(&error), "{error}");
 
     // Every way through the layer reads dense operands, and is the dense layer's over the widened matrix.
     let twin = Linear::dense(Int8::new(&weight).unwrap().widened(DType::F32).unwrap(), Some(bias));
-    let (shift, scale) = (noise(4, (1, 256)), noise(5, (1, 256)));
+    let (shift, scale) = (noise(4, (1, 3072)), noise(5, (1, 3072)));
     let x = x.unsqueeze(0).unwrap();
     assert!(!int8.reads_eight());
     let operand = ops::layer_norm_modulate_for(&int8, &x, &shift, &scale, 1e-6).unwrap();
@@ -169,4 +169,33 @@ fn only_the_blocks_of_flux_are_rounded() {
     let (e4m3, int8) = (error(Rounding::E4m3), error(Rounding::Int8));
     assert!((0.001..0.1).contains(&e4m3), "{e4m3}");
     assert!((0.0002..0.03).contains(&int8) && int8 < e4m3, "{int8}");
+}
+
+/// `cargo test --release --features sim,cuda a_card_widens -- --ignored`
+#[cfg(feature = "cuda")]
+#[test]
+#[ignore = "needs a card"]
+fn a_card_widens_int8_as_a_cpu_does() {
+    let card = marquee::models::device::Target::Cuda(0).open().unwrap();
+    let numbers = |x: &Tensor| {
+        let x = x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    for (index, (rows, columns)) in
+        [(16, 16), (48, 3072), (32, 4112), (9216, 3072), (3072, 15360)].into_iter().enumerate()
+    {
+        let int8 = Int8::new(&noise(20 + index as u64, (rows, columns))).unwrap();
+        let [codes, scales] = [int8.parts().0, int8.parts().1].map(|part| part.to_device(&card).unwrap());
+        let there = Int8::from_parts(codes, scales);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let wide = there.widened(dtype).unwrap();
+            assert!(numbers(&wide) == numbers(&int8.widened(dtype).unwrap()), "{rows} x {columns} {dtype:?}");
+            // The layer is the dense one over it.
+            let x = noise(7, (24, columns)).to_dtype(dtype).unwrap().to_device(&card).unwrap();
+            let operand = Operand::Dense(x);
+            let layers = [Linear::int8(there.clone(), None), Linear::dense(wide, None)];
+            let [found, expected] = layers.map(|layer| numbers(&layer.forward_gelu(&operand).unwrap()));
+            assert!(found == expected, "{rows} x {columns} {dtype:?}");
+        }
+    }
 }

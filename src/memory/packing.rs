@@ -31,10 +31,11 @@ fn is_packable(dtype: DType, bytes: usize) -> bool {
     dtype == DType::BF16 && bytes >= LEAST
 }
 
-/// Whether any lane of `layout` would be packed.
+/// Whether most of `layout` would be packed: the rest, such as matrices in 8 bits, is only copied once more.
 pub(super) fn pays(layout: &Layout) -> bool {
     let lanes = layout.segments().iter().flat_map(|segment| &segment.lanes);
-    lanes.into_iter().any(|lane| is_packable(lane.dtype, lane.bytes))
+    let packable = lanes.filter(|lane| is_packable(lane.dtype, lane.bytes)).map(|lane| lane.bytes as u64);
+    packable.sum::<u64>() > layout.bytes() / 2
 }
 
 /// All of `layout` in main memory, packed where that pays. `progress` and `stop` as for [`loader::fill`].

@@ -1,7 +1,7 @@
 //! Rows in 8 bits a number and a scale a row: the two formats, and how a number gets there and back.
 //!
 //! Pure but for asking a device what it can do. The loops have no branch and no call, so that they become vector code on any
-//! processor: one thread rounds 2 to 3 GB/s of bf16. Must not know tensors or files. Callers: [`super::Eight`],
+//! processor: with no more than SSE2 one thread of an EPYC rounds 2 GB/s of bf16 to e4m3 and 4 to int8. Must not know tensors or files. Callers: [`super::Eight`],
 //! [`super::Int8`], the loader.
 
 use std::fmt;
@@ -41,7 +41,10 @@ impl Rounding {
 
     /// Whether products with such weights run on `device`: e4m3 on cards from compute capability 8.9 on, int8 on all. A CPU
     /// imitates both.
-    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "a CPU takes both"))]
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(unused_variables, clippy::unused_self, reason = "a CPU takes both")
+    )]
     pub fn suits(self, device: &Device) -> bool {
         #[cfg(feature = "cuda")]
         if let (Self::E4m3, Some(card)) = (self, launch::card(device)) {
@@ -51,7 +54,7 @@ impl Rounding {
     }
 
     /// Whether a matrix of this shape can be kept so: rows in packs of 16 bytes, as kernels read and write them.
-    pub fn fits(self, outputs: usize, inputs: usize) -> bool {
+    pub fn fits(outputs: usize, inputs: usize) -> bool {
         outputs.is_multiple_of(16) && inputs.is_multiple_of(16)
     }
 

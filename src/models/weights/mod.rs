@@ -343,7 +343,7 @@ impl Weights {
         };
         let weights = named("weight", &|outputs| vec![outputs, inputs]);
         let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
-        let eight = self.eight.filter(|eight| eight.fits(outputs, inputs) && eight.suits(&self.device));
+        let eight = self.eight.filter(|eight| Rounding::fits(outputs, inputs) && eight.suits(&self.device));
         if let (Origin::Placed(placed), Some(eight)) = (&self.from, eight)
             && let Some((numbers, scales)) = placed.rounded(&self.keys(&weights), eight)?
         {
