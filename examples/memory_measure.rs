@@ -6,14 +6,16 @@
 //!
 //! `MODEL` is whatever `marquee generate` accepts. For each `GIB`, steps are timed with no more than that much of the
 //! transformer on the device (16, 12 and 8 if none is given), against all of it. Prints JSON; every figure is of this one run
-//! on this one device. The first read is cold only if the page cache was. `DEVICE`, `DTYPE` and
-//! `QUANTIZATION` as everywhere.
+//! on this one device. The first read is cold only if the page cache was. `DEVICE`, `DTYPE`, `QUANTIZATION` and `HOST_PACKING`
+//! as everywhere; rates count the weights' bytes, packed or not. Every weight on the device is compared with its file, bit for
+//! bit, unless it was rounded.
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
 use marquee::memory::schedule::RING_SLOTS;
 use marquee::memory::{Store, Transfer};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
@@ -21,7 +23,7 @@ use marquee::models::device::{self, Target};
 use marquee::models::flux::{Conditioner, FluxConfig, Modulation, Transformer};
 use marquee::models::rng::Generator;
 use marquee::models::text_encoders::t5::T5Encoder;
-use marquee::models::weights::Weights;
+use marquee::models::weights::{Source, Weights};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -56,7 +58,8 @@ fn main() -> Outcome<()> {
 
     let source = Arc::clone(&files.transformer.source);
     let build = |w: &Weights| Transformer::new(&config, &w.in_eight(blocks));
-    let store = Arc::new(Store::new("FLUX", source, dtype, &device, |w| build(w).map(drop))?);
+    let store = Store::new("FLUX", source, dtype, &device, |w| build(w).map(drop))?;
+    let store = Arc::new(packing(store)?);
     let bytes = store.bytes();
     let mut out = serde_json::Map::new();
     let mut put = |name: &str, value: Value| {
@@ -78,6 +81,8 @@ fn main() -> Outcome<()> {
     put("host_dropped_seconds", seconds.into());
     let ((), seconds) = timed(&device, || store.load_host())?;
     put("files_to_host_again", rate(bytes, seconds));
+    put("host_bytes", store.host_bytes().into());
+    put("host_bytes_ratio", (store.host_bytes() as f64 / bytes as f64).into());
 
     let all: Vec<usize> = (0..store.pieces().len()).collect();
     for round in ["first", "again"] {
@@ -86,11 +91,20 @@ fn main() -> Outcome<()> {
         parts.bring(&all)?;
         let asked = begun.elapsed().as_secs_f64();
         parts.wait();
-        put(&format!("host_to_device_{round}"), rate(bytes, begun.elapsed().as_secs_f64()));
+        let seconds = begun.elapsed().as_secs_f64();
+        put(&format!("host_to_device_{round}"), rate(bytes, seconds));
+        put(&format!("host_to_device_{round}_over_the_bus"), rate(store.host_bytes(), seconds));
         put(&format!("host_to_device_{round}_call_seconds"), asked.into());
         let (net, seconds) = timed(&device, || build(&parts.weights(&[], true)?))?;
         put(&format!("built_{round}_seconds"), seconds.into());
         put(&format!("in_use_{round}_bytes"), grown(&device, base)?);
+        if round == "again" {
+            let placed = parts.weights(&[], true)?;
+            put(
+                "weights_that_differ_from_their_files",
+                differing(&store, &placed, &files.transformer.source, dtype)?,
+            );
+        }
         let begun = Instant::now();
         drop((net, parts));
         transfer.settle()?;
@@ -134,7 +148,8 @@ fn main() -> Outcome<()> {
 
     let net = &files.text_encoder_2;
     let build = |w: &Weights| T5Encoder::new(&net.config, w);
-    let store = Arc::new(Store::new("T5", Arc::clone(&net.source), dtype, &device, |w| build(w).map(drop))?);
+    let store = Store::new("T5", Arc::clone(&net.source), dtype, &device, |w| build(w).map(drop))?;
+    let store = Arc::new(packing(store)?);
     let ((), seconds) = timed(&device, || store.load_host())?;
     put("t5_files_to_host", rate(store.bytes(), seconds));
     let ids = [(0..512).map(|at| at % 32000).collect::<Vec<u32>>()];
@@ -154,6 +169,37 @@ fn main() -> Outcome<()> {
     put("in_use_at_the_end_bytes", grown(&device, base)?);
     println!("{}", Value::Object(out));
     Ok(())
+}
+
+/// As `HOST_PACKING` says.
+fn packing(store: Store) -> Outcome<Store> {
+    match std::env::var("HOST_PACKING").as_deref() {
+        Ok("on") => Ok(store.packing(true)),
+        Ok("off") => Ok(store.packing(false)),
+        Ok(other) => Err(format!("HOST_PACKING={other}: expected on or off").into()),
+        Err(_) => Ok(store),
+    }
+}
+
+/// Keys of tensors whose bits on the device are not those that the file has, read one by one.
+fn differing(store: &Store, placed: &Weights, source: &Arc<dyn Source>, dtype: DType) -> Outcome<Value> {
+    let plain = Weights::new(Arc::clone(source), dtype, &Device::Cpu);
+    let mut keys = Vec::new();
+    for entry in store.layout().entries() {
+        let view = |weights: &Weights| -> Outcome<Vec<u8>> {
+            let tensor = weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key)?;
+            let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+            Ok(match entry.dtype {
+                DType::F32 => bytemuck::cast_slice(&tensor.to_vec1::<f32>()?).to_vec(),
+                DType::F16 => bytemuck::cast_slice(&tensor.to_vec1::<f16>()?).to_vec(),
+                _ => bytemuck::cast_slice(&tensor.to_vec1::<bf16>()?).to_vec(),
+            })
+        };
+        if view(placed)? != view(&plain)? {
+            keys.push(entry.key.clone());
+        }
+    }
+    Ok(keys.into())
 }
 
 /// What every step reads.

@@ -53,17 +53,17 @@ fn bits(family: &str, block: usize, count: usize) -> Vec<u16> {
     numbers
 }
 
-fn source() -> Arc<dyn Source> {
-    let mut tensors = HashMap::new();
+/// Names and tensors of all blocks in order: bf16 of all sizes, f32 beside them.
+fn tensors() -> Vec<(String, [Tensor; 2])> {
+    let mut all = Vec::new();
     for (family, blocks, count) in FAMILIES {
         for block in 0..blocks {
             let numbers: Vec<bf16> = bits(family, block, count).into_iter().map(bf16::from_bits).collect();
             let weight = Tensor::from_vec(numbers, count, &Device::Cpu).unwrap();
-            tensors.insert(format!("{family}.{block}.weight"), weight);
-            tensors.insert(format!("{family}.{block}.norm"), noise(&[513], block as u64));
+            all.push((format!("{family}.{block}"), [weight, noise(&[513], block as u64)]));
         }
     }
-    Arc::new(tensors)
+    all
 }
 
 struct Net(Vec<(&'static str, Blocks<[Tensor; 2]>)>);
@@ -90,23 +90,20 @@ impl Net {
     }
 }
 
-/// Panics unless `found` is what [`source`] has.
-fn check(found: &[[Tensor; 2]], what: &str) {
-    let mut found = found.iter();
-    for (family, blocks, count) in FAMILIES {
-        for block in 0..blocks {
-            let [weight, norm] = found.next().unwrap();
-            let weight = weight.to_device(&Device::Cpu).unwrap().to_vec1::<bf16>().unwrap();
-            let weight: Vec<u16> = weight.into_iter().map(bf16::to_bits).collect();
-            let expected = bits(family, block, count);
-            let wrong = weight.iter().zip(&expected).position(|(found, expected)| found != expected);
-            assert_eq!((wrong, weight.len()), (None, count), "{what}: {family}.{block}");
-            super::store::same(&norm.to_device(&Device::Cpu).unwrap(), &noise(&[513], block as u64));
-        }
+/// Panics unless all bits are the same.
+fn check(found: &[[Tensor; 2]], expected: &[(String, [Tensor; 2])], what: &str) {
+    assert_eq!(found.len(), expected.len());
+    for ([weight, norm], (name, [expected, other])) in found.iter().zip(expected) {
+        let bits = |tensor: &Tensor| tensor.to_device(&Device::Cpu).unwrap().to_vec1::<bf16>().unwrap();
+        let (weight, expected) = (bits(weight), bits(expected));
+        let wrong = weight.iter().zip(&expected).position(|(a, b)| a.to_bits() != b.to_bits());
+        assert_eq!((wrong, weight.len()), (None, expected.len()), "{what}: {name}");
+        super::store::same(&norm.to_device(&Device::Cpu).unwrap(), other);
     }
 }
 
 fn devices() -> Vec<Device> {
+    #[cfg_attr(not(feature = "cuda"), allow(unused_mut, reason = "there is no card to add"))]
     let mut all = vec![Device::Cpu];
     #[cfg(feature = "cuda")]
     match marquee::models::device::Target::Cuda(0).open() {
@@ -119,7 +116,11 @@ fn devices() -> Vec<Device> {
 #[test]
 fn packed_weights_arrive_as_they_are_in_their_files() {
     assert!(FAMILIES[1].2 * 3 / 2 < SLOT && FAMILIES[2].2 * 3 / 2 > SLOT + 4 * TILE_BYTES);
-    let source = source();
+    let expected = tensors();
+    let named = expected.iter().flat_map(|(name, [weight, norm])| {
+        [(format!("{name}.weight"), weight.clone()), (format!("{name}.norm"), norm.clone())]
+    });
+    let source: Arc<dyn Source> = Arc::new(named.collect::<HashMap<_, _>>());
     for device in devices() {
         let build = |w: &Weights| Net::new(w).map(drop);
         let store = Store::new("net", Arc::clone(&source), DType::BF16, &device, build).unwrap();
@@ -131,7 +132,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         // Out of the files, as they are.
         let mut parts = store.parts(&transfer);
         parts.bring(&all).unwrap();
-        check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), "files");
+        check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), &expected, "files");
         drop(parts);
 
         store.load_host().unwrap();
@@ -142,13 +143,13 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
             let mut parts = store.parts(&transfer);
             parts.bring(&all).unwrap();
             let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
-            check(&net.run().unwrap(), &format!("resident, round {round}"));
+            check(&net.run().unwrap(), &expected, &format!("resident, round {round}"));
             // Memory that was just filled is freed and filled again at once.
             drop(net);
             parts.free(&all[2..5]);
             parts.bring(&all).unwrap();
             let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
-            check(&net.run().unwrap(), &format!("brought again, round {round}"));
+            check(&net.run().unwrap(), &expected, &format!("brought again, round {round}"));
         }
         for streamed in [&all[1..], &all[4..8], &[all[3], all[6]]] {
             for again in [true, false] {
@@ -157,13 +158,17 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
                 parts.bring(&stay).unwrap();
                 let net = Net::new(&parts.weights(streamed, again).unwrap()).unwrap();
                 for _ in 0..2 {
-                    check(&net.run().unwrap(), &format!("streamed {streamed:?}, {again}"));
+                    check(&net.run().unwrap(), &expected, &format!("streamed {streamed:?}, {again}"));
                 }
                 // Blocks out of order: slots are filled anew before anybody read what was on its way there.
                 for (_, blocks) in net.0.iter().rev() {
                     blocks.with(0, |_| Ok(())).unwrap();
                 }
-                check(&net.run().unwrap(), &format!("streamed {streamed:?}, {again}, out of order"));
+                check(
+                    &net.run().unwrap(),
+                    &expected,
+                    &format!("streamed {streamed:?}, {again}, out of order"),
+                );
             }
         }
         store.drop_host();

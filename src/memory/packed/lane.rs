@@ -3,8 +3,8 @@
 //! A blob is shorter than its numbers. So a lane's blobs are copied to the end of the memory that the numbers will fill, and
 //! unpacked from the front: what is written reaches only blobs that were read before. How far that goes at once is a wave;
 //! each wave leaves a quarter less to do. At the end there is no room for another wave, so the last blobs are copied
-//! elsewhere, to a [`SLOT`]. No memory for a second copy, and a dozen commands a lane for the card, which takes about a
-//! thousand before the program that gives them has to wait.
+//! elsewhere, to a [`SLOT`]. No memory for a second copy, and a dozen commands a lane: a driver takes only so many before the
+//! program that gives them has to wait.
 //!
 //! Pure: must not know memory or devices. Callers: `packing` (makes lanes), `transfer` and `cuda::bus` (carry them out).
 
