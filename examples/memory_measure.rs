@@ -23,7 +23,7 @@ use marquee::models::device::{self, Target};
 use marquee::models::flux::{Conditioner, FluxConfig, Modulation, Transformer};
 use marquee::models::rng::Generator;
 use marquee::models::text_encoders::t5::T5Encoder;
-use marquee::models::weights::{Source, Weights};
+use marquee::models::weights::{Content, Source, Weights};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -185,7 +185,7 @@ fn packing(store: Store) -> Outcome<Store> {
 fn differing(store: &Store, placed: &Weights, source: &Arc<dyn Source>, dtype: DType) -> Outcome<Value> {
     let plain = Weights::new(Arc::clone(source), dtype, &Device::Cpu);
     let mut keys = Vec::new();
-    for entry in store.layout().entries() {
+    for entry in store.layout().entries().iter().filter(|entry| entry.content == Content::Whole) {
         let view = |weights: &Weights| -> Outcome<Vec<u8>> {
             let tensor = weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key)?;
             let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;

@@ -111,7 +111,7 @@ fn one(kernel: &Kernel, checks: &Checks, device: &Device) -> Checked {
             match distance(&case, seed, dtype, device) {
                 Ok(error) => {
                     // A result that is no number is further than any bound.
-                    if !(error <= bound) {
+                    if error.is_nan() || error > bound {
                         checked.misses.push(miss(format!("{error:.3e} off, {bound:.3e} allowed")));
                     }
                     if worst.as_ref().is_none_or(|worst| error > worst.error) {

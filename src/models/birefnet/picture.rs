@@ -4,8 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use image::{GrayImage, RgbImage};
 
 use crate::imaging::resample::{Filter, resize_gray, resize_rgb};
-use crate::models::device::send;
-use crate::models::ops::sigmoid;
+use crate::models::ops::{sigmoid, unit_picture};
 
 /// ImageNet's mean and standard deviation, red, green, blue.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -21,12 +20,11 @@ pub fn picture_to_tensor(picture: &RgbImage, size: u32, device: &Device) -> Resu
         candle_core::bail!("picture of {} x {}: no pixels", picture.width(), picture.height());
     }
     let square = resize_rgb(picture, size, size, Filter::Bilinear);
-    let plane = |channel: usize| {
-        let (mean, deviation) = (MEAN[channel], DEVIATION[channel]);
-        square.pixels().map(move |pixel| (f32::from(pixel.0[channel]) / 255.0 - mean) / deviation)
-    };
-    let values: Vec<f32> = (0..3).flat_map(plane).collect();
-    send(&Tensor::from_vec(values, (1, 3, size as usize, size as usize), &Device::Cpu)?, device)
+    let edge = size as usize;
+    let channels = |values: &[f32; 3]| Tensor::from_slice(values, (1, 3, 1, 1), device);
+    unit_picture(square.as_raw(), (edge, edge, 3), device)?
+        .broadcast_sub(&channels(&MEAN)?)?
+        .broadcast_div(&channels(&DEVIATION)?)
 }
 
 /// Logits (1, 1, height, width) to a mask of the given size: sigmoid, to bytes without rounding, Pillow's bicubic resize.

@@ -37,7 +37,7 @@ pub fn each(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor>
 /// # Errors
 /// No room on the device.
 pub fn scaled(x: &Tensor, scale: f64) -> Result<Tensor> {
-    if scale == 1.0 {
+    if (scale - 1.0).abs() < f64::EPSILON {
         return Ok(x.clone());
     }
     #[cfg(feature = "cuda")]
