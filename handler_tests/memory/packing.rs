@@ -17,9 +17,9 @@ const FAMILIES: [(&str, usize, usize); 4] = [
     // Shorter than a tile, and below what is packed at all.
     ("small", 2, 3001),
     // All of it in a slot.
-    ("slot", 2, 9 << 20 | 77),
+    ("slot", 2, (9 << 20) + 77),
     // In place, in several waves.
-    ("waves", 3, 22 << 20 | 5000),
+    ("waves", 3, (22 << 20) + 5000),
     // Not worth packing.
     ("noise", 1, 2 << 20),
 ];

@@ -124,12 +124,11 @@ impl Packer {
         let start = self.used;
         let room = self.memory.bytes_mut().get_mut(start..).ok_or_else(outside)?;
         let packed = if is_packable(dtype, bytes.len()) { pack(bytes, room)? } else { None };
-        let (length, form) = match packed {
-            Some(lane) => (lane.packed_bytes(), Form::Packed(lane)),
-            None => {
-                room.get_mut(..bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
-                (bytes.len(), Form::Plain)
-            }
+        let (length, form) = if let Some(lane) = packed {
+            (lane.packed_bytes(), Form::Packed(lane))
+        } else {
+            room.get_mut(..bytes.len()).ok_or_else(outside)?.copy_from_slice(bytes);
+            (bytes.len(), Form::Plain)
         };
         self.used = (start + length).next_multiple_of(ALIGNMENT);
         Ok(HostLane { dtype, range: start..start + length, form })

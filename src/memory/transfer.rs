@@ -45,6 +45,7 @@ impl Transfer {
     ///
     /// # Errors
     /// A lane that does not fit into `to`, a damaged one, a lost card.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "only a card has a bus"))]
     pub(super) fn copy(&self, host: &HostArena, segment: usize, to: &DeviceLane) -> Result<()> {
         let Some(lane) = host.lane(segment, to.tensor().dtype()) else { return Ok(()) };
         let memory = host.memory().bytes();
