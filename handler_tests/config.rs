@@ -68,7 +68,7 @@ fn every_problem_is_reported_at_once_with_name_value_and_expectation() {
     ] {
         assert!(problems.iter().any(|p| p.contains(expected)), "{expected} not in {problems:#?}");
     }
-    assert_eq!(problems.len(), 8, "{problems:#?}");
+    assert_eq!(problems.len(), 9, "{problems:#?}");
 }
 
 #[test]

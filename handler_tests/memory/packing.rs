@@ -17,9 +17,9 @@ const FAMILIES: [(&str, usize, usize); 4] = [
     // Shorter than a tile, and below what is packed at all.
     ("small", 2, 3001),
     // All of it in a slot.
-    ("slot", 2, 9 << 20 | 77),
+    ("slot", 2, (9 << 20) + 77),
     // In place, in several waves.
-    ("waves", 3, 22 << 20 | 5000),
+    ("waves", 3, (22 << 20) + 5000),
     // Not worth packing.
     ("noise", 1, 2 << 20),
 ];
@@ -136,7 +136,8 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         drop(parts);
 
         store.load_host().unwrap();
-        assert_eq!(store.loaded_bytes(), store.bytes());
+        let entries = store.layout().entries().iter().map(|entry| entry.bytes() as u64);
+        assert_eq!(store.loaded_bytes(), entries.sum::<u64>());
         let ratio = store.host_bytes() as f64 / store.bytes() as f64;
         assert!(ratio < 0.85, "{ratio}");
         for round in 0..3 {
@@ -181,7 +182,7 @@ fn without_packing_the_copy_is_as_long_as_the_weights() {
     let weight = noise(&[1 << 20], 1).to_dtype(DType::BF16).unwrap();
     let source: Arc<dyn Source> = Arc::new(HashMap::from([("x".to_owned(), weight)]));
     let build = |w: &Weights| w.get(1 << 20, "x").map(drop);
-    for (packs, expected) in [(Some(false), 1.0), (None, 1.0), (Some(true), 0.7524)] {
+    for (packs, expected) in [(Some(false), 1.0), (None, 1.0), (Some(true), 0.7511)] {
         let mut store = Store::new("net", Arc::clone(&source), DType::BF16, &Device::Cpu, build).unwrap();
         if let Some(packs) = packs {
             store = store.packing(packs);
