@@ -9,14 +9,16 @@ mod group_norm;
 mod linear;
 mod norm;
 mod picture;
+mod pixels;
 mod rope;
 mod rows;
+mod unpack;
 mod window_attention;
 
 use super::table::Kernel;
 
 /// In the order of reports.
-pub(super) const ALL: [&[Kernel]; 12] = [
+pub(super) const ALL: [&[Kernel]; 14] = [
     linear::KERNELS,
     eight::KERNELS,
     attention::KERNELS,
@@ -29,4 +31,6 @@ pub(super) const ALL: [&[Kernel]; 12] = [
     picture::KERNELS,
     window_attention::KERNELS,
     deform_conv::KERNELS,
+    pixels::KERNELS,
+    unpack::KERNELS,
 ];
