@@ -10,6 +10,20 @@ use crate::models::weights::random_tensor_around;
 /// What a case makes of its inputs.
 type Run = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
 
+/// The kernel on one set of inputs, as often as one likes.
+pub type Call<'a> = Box<dyn Fn() -> Result<Vec<Tensor>> + 'a>;
+
+/// Makes of inputs what is called.
+type Make = Box<dyn Fn(&[Tensor]) -> Result<Call<'static>>>;
+
+/// How inputs become a call.
+enum Way {
+    /// They are what the kernel reads.
+    Direct(Run),
+    /// Something is made of them once a set.
+    Made(Make),
+}
+
 /// A kernel at one shape, in whatever dtype it is asked for.
 pub struct Case {
     shape: String,
@@ -18,8 +32,7 @@ pub struct Case {
     further_bytes: usize,
     flops: f64,
     multiplied_in: Option<DType>,
-    prepare: Option<Run>,
-    run: Run,
+    way: Way,
     read: fn(Vec<Tensor>) -> Result<Vec<Tensor>>,
     exact: Option<Run>,
 }
@@ -38,27 +51,23 @@ impl Case {
             further_bytes: 0,
             flops: 0.0,
             multiplied_in: None,
-            prepare: None,
-            run: exactly(run),
+            way: Way::Direct(exactly(run)),
             read: Ok,
             exact: None,
         }
     }
 
-    /// `run` gets what `prepare` makes of tensors as `inputs` say, once a set: numbers in 8 bits, packed blocks. Their bytes
-    /// are for [`Case::moves`] to say.
-    pub(super) fn prepared<const N: usize, const M: usize>(
+    /// `make` is called once a set, and what it returns is the kernel: for what reads no random numbers, but something made
+    /// of them, as numbers in 8 bits or packed. The bytes of that are for [`Case::moves`] to say.
+    pub(super) fn made<const N: usize>(
         shape: impl Into<String>,
         inputs: [Input; N],
-        prepare: impl Fn(&[Tensor; N]) -> Result<Vec<Tensor>> + 'static,
-        run: impl Fn(&[Tensor; M]) -> Result<Vec<Tensor>> + 'static,
+        make: impl Fn(&[Tensor; N]) -> Result<Call<'static>> + 'static,
     ) -> Self {
-        let prepare = Some(exactly(prepare));
-        let inputs = inputs.map(|input| input.touched(0));
+        let made = move |inputs: &[Tensor]| make(all(inputs)?);
         Self {
-            prepare,
-            inputs: inputs.into(),
-            run: exactly(run),
+            inputs: inputs.map(|input| input.touched(0)).into(),
+            way: Way::Made(Box::new(made)),
             ..Self::new(shape, [], |[]| Ok(Vec::new()))
         }
     }
@@ -119,40 +128,32 @@ impl Case {
         self.multiplied_in.unwrap_or(dtype)
     }
 
-    /// A set of inputs, the same numbers for a seed on every device.
+    /// A set of random tensors, the same numbers for a seed on every device.
     ///
     /// # Errors
     /// No room on the device.
     pub fn inputs(&self, seed: u64, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
-        self.ready(self.drawn(seed, dtype, device)?)
-    }
-
-    fn drawn(&self, seed: u64, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
         let make = |(index, input): (usize, &Input)| input.make(spread(seed, index as u64), dtype, device);
         self.inputs.iter().enumerate().map(make).collect()
     }
 
-    fn ready(&self, drawn: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        match &self.prepare {
-            Some(prepare) => prepare(&drawn),
-            None => Ok(drawn),
-        }
+    /// The kernel on `inputs`.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn on(&self, inputs: Vec<Tensor>) -> Result<Call<'_>> {
+        Ok(match &self.way {
+            Way::Direct(run) => Box::new(move || run(&inputs)),
+            Way::Made(make) => make(&inputs)?,
+        })
     }
 
-    /// The kernel's results as they come.
+    /// The kernel's results on the inputs of `seed`, as numbers.
     ///
     /// # Errors
     /// Whatever the kernel says.
-    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        (self.run)(inputs)
-    }
-
-    /// The kernel's results as numbers.
-    ///
-    /// # Errors
-    /// Whatever the kernel says.
-    pub(super) fn found(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        (self.read)(self.run(inputs)?)
+    pub(super) fn found(&self, seed: u64, dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
+        (self.read)(self.on(self.inputs(seed, dtype, device)?)?()?)
     }
 
     /// What the same inputs, widened to f32, give on a CPU.
@@ -160,23 +161,26 @@ impl Case {
     /// # Errors
     /// No room in main memory.
     pub(super) fn expected(&self, seed: u64, dtype: DType) -> Result<Vec<Tensor>> {
-        let drawn = self.drawn(seed, dtype, &Device::Cpu)?;
+        let drawn = self.inputs(seed, dtype, &Device::Cpu)?;
         let widened: Vec<Tensor> = drawn
             .iter()
             .map(|input| input.to_dtype(DType::F32)?.force_contiguous())
             .collect::<Result<_>>()?;
         match &self.exact {
             Some(exact) => exact(&widened),
-            None => self.found(&self.ready(widened)?),
+            None => (self.read)(self.on(widened)?()?),
         }
     }
 }
 
 fn exactly<const N: usize>(run: impl Fn(&[Tensor; N]) -> Result<Vec<Tensor>> + 'static) -> Run {
-    Box::new(move |inputs| match inputs.try_into() {
-        Ok(inputs) => run(inputs),
-        Err(_) => Err(Error::Msg(format!("a kernel's case: expected {N} inputs, found {}", inputs.len()))),
-    })
+    Box::new(move |inputs| run(all(inputs)?))
+}
+
+fn all<const N: usize>(inputs: &[Tensor]) -> Result<&[Tensor; N]> {
+    inputs
+        .try_into()
+        .map_err(|_| Error::Msg(format!("a kernel's case: expected {N} inputs, found {}", inputs.len())))
 }
 
 /// A seed of its own for each of a seed's parts.

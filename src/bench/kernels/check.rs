@@ -128,7 +128,7 @@ fn one(kernel: &Kernel, checks: &Checks, device: &Device) -> Checked {
 
 /// The largest of all results' distances from the exact ones.
 fn distance(case: &Case, seed: u64, dtype: DType, device: &Device) -> Result<f64> {
-    let found = case.found(&case.inputs(seed, dtype, device)?)?;
+    let found = case.found(seed, dtype, device)?;
     let expected = case.expected(seed, dtype)?;
     if found.len() != expected.len() {
         candle_core::bail!("{} results, {} expected", found.len(), expected.len());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::case::{Case, spread};
+use super::case::{Call, Case, spread};
 
 /// Bytes that a turn over all sets ought to touch: three times an H200's second-level cache of 50 MB, which is the largest
 /// among the cards in `Ceilings`, but for Ada's 96 MB.
@@ -38,20 +38,19 @@ pub(super) struct Often {
     pub(super) warmups: usize,
 }
 
-/// A case's inputs, and its last results: held for a turn, or the next launch would write where the cache still is.
+/// A case's sets, and their last results: held for a turn, or the next launch would write where the cache still is.
 struct Sets<'a> {
-    case: &'a Case,
-    inputs: Vec<Vec<Tensor>>,
+    calls: Vec<Call<'a>>,
     results: Vec<Vec<Tensor>>,
     next: usize,
 }
 
 impl Sets<'_> {
     fn launch(&mut self) -> Result<()> {
-        let index = self.next % self.inputs.len().max(1);
+        let index = self.next % self.calls.len().max(1);
         self.next += 1;
-        if let (Some(inputs), Some(slot)) = (self.inputs.get(index), self.results.get_mut(index)) {
-            *slot = self.case.run(inputs)?;
+        if let (Some(call), Some(slot)) = (self.calls.get(index), self.results.get_mut(index)) {
+            *slot = call()?;
         }
         Ok(())
     }
@@ -76,9 +75,9 @@ pub(super) fn laps(case: &Case, seed: u64, dtype: DType, often: Often, device: &
     let (least, most) = SETS;
     let wanted = if device.is_cpu() { least } else { (TURN / case.bytes(dtype).max(1.0)).ceil() as usize };
     let count = wanted.clamp(least, most);
-    let inputs =
-        (0..count).map(|set| case.inputs(spread(seed, set as u64), dtype, device)).collect::<Result<_>>()?;
-    let mut sets = Sets { case, inputs, results: vec![Vec::new(); count], next: 0 };
+    let call = |set: usize| case.on(case.inputs(spread(seed, set as u64), dtype, device)?);
+    let calls = (0..count).map(call).collect::<Result<_>>()?;
+    let mut sets = Sets { calls, results: vec![Vec::new(); count], next: 0 };
     let mut watch = Watch::new(device)?;
     // Kernels are loaded and plans built in the first launch.
     watch.lap(&mut sets, 1, Duration::ZERO)?;

@@ -1,10 +1,11 @@
-//! e4m3: roundings to it (`quantise.cu`, and the norm of `norm.cu` that leaves in 8 bits), and products in it (`linear.cpp`).
+//! 8 bits. e4m3: roundings to it (`quantise.cu`, and the norm of `norm.cu` that leaves in 8 bits), and products in it
+//! (`linear.cpp`). int8: the way back (`widen.cu`).
 
 use candle_core::{DType, Error, Result, Tensor};
 
-use super::super::case::{Case, one, random, text};
-use super::super::table::{Bound, HALVES, Kernel, Row};
-use crate::models::ops::{self, Eight, Linear, Operand};
+use super::super::case::{Case, count, one, random, text};
+use super::super::table::{Bound, FLOATS, HALVES, Kernel, Row};
+use crate::models::ops::{self, Eight, Int8, Linear, Operand};
 
 /// Half a step between e4m3's largest numbers, 416 and 448, which are a row's largest.
 const HALF_STEP: f64 = 16.0 / 448.0 * 1.001;
@@ -44,7 +45,26 @@ pub(in super::super) const KERNELS: &[Kernel] = &[
             ]
         },
     },
+    Kernel {
+        name: "widen-int8",
+        family: "widen",
+        dtypes: FLOATS,
+        bound: Bound::roundings(1),
+        draw: |dice| widen([16 * dice.between(1, 60), 16 * dice.between(1, 200)]),
+        rows: || vec![Row::flux(widen([9216, 3072])), Row::flux(widen([3072, 15360]))],
+    },
 ];
+
+/// Outputs and inputs of a layer.
+fn widen(weight: [usize; 2]) -> Case {
+    let [outputs, _] = weight;
+    Case::made(text(&weight), [random(weight)], |[weight]| {
+        let (matrix, dtype) = (Int8::new(weight)?, weight.dtype());
+        Ok(Box::new(move || one(matrix.widened(dtype))))
+    })
+    .moves(count(&weight) + 4 * outputs)
+    .writes(count(&weight))
+}
 
 /// Bytes of numbers in 8 bits and of a scale a row.
 fn bytes([batch, rows, columns]: [usize; 3]) -> usize {
@@ -80,7 +100,7 @@ fn modulated(x: [usize; 3]) -> Case {
 
 /// Rows and weights that are in 8 bits already.
 fn multiplied(rows: usize, inputs: usize, outputs: usize) -> Case {
-    Case::prepared(
+    Case::made(
         format!("({rows}, {inputs}) to {outputs}"),
         [
             random([rows, inputs]),
@@ -88,17 +108,9 @@ fn multiplied(rows: usize, inputs: usize, outputs: usize) -> Case {
             random([outputs]),
         ],
         |[x, weight, bias]| {
-            let mut all = parts(&Eight::new(x)?);
-            all.extend(parts(&Eight::new(weight)?));
-            all.push(bias.clone());
-            Ok(all)
-        },
-        |[x, x_scales, weight, scales, bias]| {
-            let of = |numbers: &Tensor, scales: &Tensor| {
-                Eight::from_parts(numbers.clone(), scales.clone(), bias.dtype())
-            };
-            let layer = Linear::eight(of(weight, scales), Some(bias.clone()));
-            one(layer.forward_operand(&Operand::Eight(of(x, x_scales))))
+            let layer = Linear::eight(Eight::new(weight)?, Some(bias.clone()));
+            let x = Operand::Eight(Eight::new(x)?);
+            Ok(Box::new(move || one(layer.forward_operand(&x))))
         },
     )
     // The bias in 16 bits.

@@ -61,6 +61,21 @@ pub(in super::super) const KERNELS: &[Kernel] = &[
         draw: |dice| beside(shape(dice), dice.packs(4)),
         rows: || vec![Row::flux(beside([1, 4608, 3072, 12288], 3072))],
     },
+    Kernel {
+        name: "linear-onto",
+        family: "linear",
+        dtypes: FLOATS,
+        bound: Bound::roundings(3).in_f32(SUMS),
+        draw: |dice| onto(shape(dice)),
+        rows: || {
+            vec![
+                Row::sdxl(onto([2, 4096, 640, 640])),
+                Row::sdxl(onto([2, 4096, 2560, 640])),
+                Row::sdxl(onto([2, 1024, 1280, 1280])),
+                Row::sdxl(onto([2, 1024, 5120, 1280])),
+            ]
+        },
+    },
 ];
 
 /// Batch, tokens, inputs, outputs.
@@ -99,6 +114,17 @@ fn gelu(shape: [usize; 4]) -> Case {
     let case = Case::new(words(shape), operands(shape), |[x, weight, bias]| {
         let layer = Linear::dense(weight.clone(), Some(bias.clone()));
         one(layer.forward_gelu(&Operand::Dense(x.clone())))
+    });
+    sized(case, shape)
+}
+
+/// Added to a residual.
+fn onto(shape: [usize; 4]) -> Case {
+    let [batch, tokens, _, outputs] = shape;
+    let [x, weight, bias] = operands(shape);
+    let residual = random([batch, tokens, outputs]);
+    let case = Case::new(words(shape), [x, weight, bias, residual], |[x, weight, bias, residual]| {
+        one(Linear::dense(weight.clone(), Some(bias.clone())).forward_onto(x, residual))
     });
     sized(case, shape)
 }

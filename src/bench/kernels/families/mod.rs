@@ -6,21 +6,21 @@ mod conv;
 mod deform_conv;
 mod eight;
 mod group_norm;
-mod int8;
 mod linear;
 mod norm;
 mod picture;
+mod pixels;
 mod rope;
 mod rows;
+mod unpack;
 mod window_attention;
 
 use super::table::Kernel;
 
 /// In the order of reports.
-pub(super) const ALL: [&[Kernel]; 13] = [
+pub(super) const ALL: [&[Kernel]; 14] = [
     linear::KERNELS,
     eight::KERNELS,
-    int8::KERNELS,
     attention::KERNELS,
     norm::KERNELS,
     rope::KERNELS,
@@ -31,4 +31,6 @@ pub(super) const ALL: [&[Kernel]; 13] = [
     picture::KERNELS,
     window_attention::KERNELS,
     deform_conv::KERNELS,
+    pixels::KERNELS,
+    unpack::KERNELS,
 ];
