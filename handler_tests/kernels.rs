@@ -1,5 +1,6 @@
 //! The list of kernels, what it says of their work, and both commands' plumbing, as far as a machine without a card can tell.
-#![allow(clippy::float_cmp, reason = "bytes and operations are whole numbers, exact in f64")]
+
+#![allow(clippy::float_cmp, reason = "counts, which f64 holds exactly")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -88,6 +89,7 @@ fn what_a_case_says_it_writes_is_what_it_writes() {
             "embed",
             "relative-bias",
             "linear-e4m3",
+            "linear-int8",
             "widen-int8",
             "bytes-to-unit",
             "unpack",

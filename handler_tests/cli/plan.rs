@@ -126,7 +126,8 @@ async fn in_8_bits_flux_takes_half_and_streams_where_it_has_to() {
         let (before, after) = (visit(&dense, label), visit(&plan, label));
         assert_ne!(before["streaming"], Value::Array(Vec::new()));
         assert_eq!(after["streaming"], Value::Array(Vec::new()));
-        assert_eq!(bytes(&after["work_bytes"]) - bytes(&before["work_bytes"]), widened);
+        let grown = bytes(&after["work_bytes"]) - bytes(&before["work_bytes"]);
+        assert!((grown - widened).abs() < 1.0, "{grown} more, expected {widened}");
     }
     let (code, _, stderr) = quantised(home.path(), "", "int4").await;
     assert!(code == 1 && stderr.contains("none, fp8 or int8"), "{stderr}");

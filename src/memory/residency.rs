@@ -80,6 +80,8 @@ pub struct Memory {
     reader: Reader,
     request: Request,
     report: Report,
+    /// Bytes that were freed and that the driver may not count as free before the next synchronisation.
+    unsettled: u64,
 }
 
 /// The request under way.
@@ -143,6 +145,7 @@ impl Memory {
             reader: Reader::new(),
             request: Request::default(),
             report: Report::default(),
+            unsettled: 0,
         })
     }
 
@@ -370,7 +373,7 @@ impl Memory {
 
     /// Where nothing may be kept, what the last visit computed in is back before the next one takes its own: the two would
     /// not fit into one another's gaps.
-    fn let_go(&self) -> Result<(), MemoryError> {
+    fn let_go(&mut self) -> Result<(), MemoryError> {
         if self.request.budget.is_some() && self.request.kept == 0 { self.settle() } else { Ok(()) }
     }
 

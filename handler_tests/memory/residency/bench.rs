@@ -24,6 +24,8 @@ pub(super) struct Counter {
     pub(super) log: Vec<String>,
     /// What the allocator may hold on to.
     pub(super) kept: u64,
+    /// Length of the log at each wait for freed memory.
+    pub(super) settled: Vec<usize>,
     /// The next allocation fails with these words.
     pub(super) fail: Option<String>,
 }
@@ -53,6 +55,9 @@ impl Driver for Counting {
     }
 
     fn settle(&self) -> Result<()> {
+        let mut counter = self.0.lock().unwrap();
+        let at = counter.log.len();
+        counter.settled.push(at);
         Ok(())
     }
 
@@ -204,7 +209,7 @@ impl Bench {
 }
 
 /// What memory leaves to the driver (its `RESERVE`); tests reckon without it.
-pub(super) const RESERVE: u64 = 768 << 20;
+pub(super) const RESERVE: u64 = 1 << 30;
 
 pub(super) fn visit(step: u8, models: &[ModelId], work: u64) -> Visit {
     Visit { label: format!("step {step} on {models:?}"), models: models.to_vec(), work, step }

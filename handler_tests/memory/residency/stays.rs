@@ -201,3 +201,22 @@ fn freed_activations_stay_only_where_there_is_room_for_them_beside_everything() 
         assert_eq!(bench.counter.lock().unwrap().kept, 0, "between requests");
     }
 }
+
+/// Freed memory goes back to the driver at the next synchronisation; what came in before that counts it still as taken.
+#[test]
+fn what_comes_in_waits_for_freed_memory_that_it_has_no_room_beside() {
+    let mut bench = Bench::roomy(150);
+    let models =
+        [("old", 100), ("first", 40), ("second", 60)].map(|(name, size)| bench.model(name, &[size], 0));
+    let [old, first, second] = models.map(|model| model.id());
+    bench.begin(vec![visit(1, &[old], 0), visit(1, &[first, second], 0)], [No; 3]);
+    bench.memory.enter().unwrap();
+    bench.counter.lock().unwrap().settled.clear();
+    bench.memory.enter().unwrap();
+    let counter = bench.counter.lock().unwrap();
+    let at = |line: &str| counter.log.iter().position(|found| found == line).unwrap();
+    let waited = |line: &str| {
+        counter.settled.iter().any(|&settled| (at("free old 0") + 1..=at(line)).contains(&settled))
+    };
+    assert!(waited("bring second 0"), "100 freed, 40 and 60 do not fit into 150: {:?}", counter.log);
+}

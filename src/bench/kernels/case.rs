@@ -8,20 +8,20 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 use crate::models::weights::random_tensor_around;
 
 /// What a case makes of its inputs.
-type Run = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>>>;
+type Run = Of<Vec<Tensor>>;
+
+/// Something that is made of a case's inputs.
+type Of<T> = Box<dyn Fn(&[Tensor]) -> Result<T>>;
 
 /// The kernel on one set of inputs, as often as one likes.
 pub type Call<'a> = Box<dyn Fn() -> Result<Vec<Tensor>> + 'a>;
-
-/// Makes of inputs what is called.
-type Make = Box<dyn Fn(&[Tensor]) -> Result<Call<'static>>>;
 
 /// How inputs become a call.
 enum Way {
     /// They are what the kernel reads.
     Direct(Run),
     /// Something is made of them once a set.
-    Made(Make),
+    Made(Of<Call<'static>>),
 }
 
 /// A kernel at one shape, in whatever dtype it is asked for.

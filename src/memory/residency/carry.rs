@@ -15,15 +15,11 @@ impl Memory {
     /// What makes room leaves, then what the visit needs comes in. Does not wait for the copies: the computing does, on the
     /// device, block by block.
     pub(super) fn bring_in(&mut self, stage: &Stage, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
-        let mut freed = 0;
         for step in &stage.before {
             match step.action {
-                Action::Free => {
-                    self.evict(step)?;
-                    freed += step.bytes;
-                }
+                Action::Free => self.evict(step)?,
                 Action::Upload => {
-                    self.settle_for(step.bytes, &mut freed)?;
+                    self.settle_for(step.bytes)?;
                     self.read_for(step.model, go_on)?;
                     self.upload(step)?;
                 }
@@ -35,13 +31,11 @@ impl Memory {
 
     /// What later visits need begins to come in; what is not in host memory yet waits for the next visit.
     pub(super) fn set_out(&mut self, moves: Vec<Move>) -> Result<(), MemoryError> {
-        let mut freed = 0;
         for step in moves.iter().filter(|step| step.action == Action::Free) {
             self.evict(step)?;
-            freed += step.bytes;
         }
         let coming = moves.iter().filter(|step| step.action == Action::Upload).map(|step| step.bytes).sum();
-        self.settle_for(coming, &mut freed)?;
+        self.settle_for(coming)?;
         self.request.pending = moves.into_iter().filter(|step| step.action != Action::Free).collect();
         while let Some(step) = self.request.pending.front() {
             let ready = self.models.get(step.model.0).is_some_and(|model| model.shelf.is_on_host());
@@ -108,6 +102,7 @@ impl Memory {
         }
         model.free(pieces).map_err(|source| MemoryError::of(&name, source))?;
         let bytes = before - model.bytes();
+        self.unsettled += bytes;
         let to = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
         self.note(&name, (Place::Device, to), bytes, None);
         Ok(())
@@ -214,18 +209,19 @@ impl Memory {
         }
     }
 
-    /// Before `coming` bytes come in: waits until the `freed` ones are back, if there is no room for both. Waiting is waiting
-    /// for all computing.
-    fn settle_for(&self, coming: u64, freed: &mut u64) -> Result<(), MemoryError> {
-        let freed = std::mem::take(freed);
+    /// Before `coming` bytes come in: waits until what was freed is back, if there is no room for both. Waiting is waiting for
+    /// all computing.
+    fn settle_for(&mut self, coming: u64) -> Result<(), MemoryError> {
         let work = self.visit().map_or(0, |visit| visit.work);
-        let both = self.allocated() + freed + coming + work;
-        let fits = self.request.budget.is_some_and(|budget| both <= budget);
-        if freed == 0 || fits { Ok(()) } else { self.settle() }
+        let all = self.allocated() + self.unsettled + coming + work;
+        let fits = self.request.budget.is_some_and(|budget| all <= budget);
+        if self.unsettled == 0 || fits { Ok(()) } else { self.settle() }
     }
 
-    pub(super) fn settle(&self) -> Result<(), MemoryError> {
-        self.driver.settle().map_err(|source| MemoryError::of("the device", source))
+    pub(super) fn settle(&mut self) -> Result<(), MemoryError> {
+        self.driver.settle().map_err(|source| MemoryError::of("the device", source))?;
+        self.unsettled = 0;
+        Ok(())
     }
 
     fn note(&mut self, model: &str, (from, to): (Place, Place), bytes: u64, begun: Option<Instant>) {

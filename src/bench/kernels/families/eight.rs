@@ -1,11 +1,10 @@
-//! 8 bits. e4m3: roundings to it (`quantise.cu`, and the norm of `norm.cu` that leaves in 8 bits), and products in it
-//! (`linear.cpp`). int8: the way back (`widen.cu`).
+//! e4m3: roundings to it (`quantise.cu`, and the norm of `norm.cu` that leaves in 8 bits), and products in it (`linear.cpp`).
 
 use candle_core::{DType, Error, Result, Tensor};
 
-use super::super::case::{Case, count, one, random, text};
-use super::super::table::{Bound, FLOATS, HALVES, Kernel, Row};
-use crate::models::ops::{self, Eight, Int8, Linear, Operand};
+use super::super::case::{Case, one, random, text};
+use super::super::table::{Bound, HALVES, Kernel, Row};
+use crate::models::ops::{self, Eight, Linear, Operand};
 
 /// Half a step between e4m3's largest numbers, 416 and 448, which are a row's largest.
 const HALF_STEP: f64 = 16.0 / 448.0 * 1.001;
@@ -45,26 +44,7 @@ pub(in super::super) const KERNELS: &[Kernel] = &[
             ]
         },
     },
-    Kernel {
-        name: "widen-int8",
-        family: "widen",
-        dtypes: FLOATS,
-        bound: Bound::roundings(1),
-        draw: |dice| widen([16 * dice.between(1, 60), 16 * dice.between(1, 200)]),
-        rows: || vec![Row::flux(widen([9216, 3072])), Row::flux(widen([3072, 15360]))],
-    },
 ];
-
-/// Outputs and inputs of a layer.
-fn widen(weight: [usize; 2]) -> Case {
-    let [outputs, _] = weight;
-    Case::made(text(&weight), [random(weight)], |[weight]| {
-        let (matrix, dtype) = (Int8::new(weight)?, weight.dtype());
-        Ok(Box::new(move || one(matrix.widened(dtype))))
-    })
-    .moves(count(&weight) + 4 * outputs)
-    .writes(count(&weight))
-}
 
 /// Bytes of numbers in 8 bits and of a scale a row.
 fn bytes([batch, rows, columns]: [usize; 3]) -> usize {

@@ -6,6 +6,7 @@ mod conv;
 mod deform_conv;
 mod eight;
 mod group_norm;
+mod int8;
 mod linear;
 mod norm;
 mod picture;
@@ -18,9 +19,10 @@ mod window_attention;
 use super::table::Kernel;
 
 /// In the order of reports.
-pub(super) const ALL: [&[Kernel]; 14] = [
+pub(super) const ALL: [&[Kernel]; 15] = [
     linear::KERNELS,
     eight::KERNELS,
+    int8::KERNELS,
     attention::KERNELS,
     norm::KERNELS,
     rope::KERNELS,
