@@ -22,3 +22,4 @@ run 3_ten_jobs --jobs 2 --only true,false
 run 4_same_bytes
 run 5_soak --jobs 64 --seconds 400
 run 6_budgets --jobs 1 --budgets 16GiB
+run 8_cold_start --starts 1
