@@ -120,14 +120,21 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
     let named = expected.iter().flat_map(|(name, [weight, norm])| {
         [(format!("{name}.weight"), weight.clone()), (format!("{name}.norm"), norm.clone())]
     });
-    let source: Arc<dyn Source> = Arc::new(named.collect::<HashMap<_, _>>());
-    for device in devices() {
+    let named: Vec<(String, Tensor)> = named.collect();
+    let folder = tempfile::tempdir().unwrap();
+    // Read whole and then packed, and packed as it is read.
+    let memory: Arc<dyn Source> = Arc::new(named.iter().cloned().collect::<HashMap<_, _>>());
+    let by_name: Vec<(&str, Tensor)> = named.iter().map(|(key, x)| (key.as_str(), x.clone())).collect();
+    let file = super::store::saved(folder.path(), &by_name);
+    let sources = [memory, file];
+    for (device, source) in devices().iter().flat_map(|device| sources.iter().map(move |from| (device, from)))
+    {
         let build = |w: &Weights| Net::new(w).map(drop);
-        let store = Store::new("net", Arc::clone(&source), DType::BF16, &device, build).unwrap();
+        let store = Store::new("net", Arc::clone(source), DType::BF16, device, build).unwrap();
         let store = Arc::new(store.packing(true));
         let all: Vec<usize> = (0..store.pieces().len()).collect();
         assert_eq!(store.host_bytes(), store.bytes());
-        let transfer = Transfer::new(&device).unwrap();
+        let transfer = Transfer::new(device).unwrap();
 
         // Out of the files, as they are.
         let mut parts = store.parts(&transfer);
@@ -191,4 +198,19 @@ fn without_packing_the_copy_is_as_long_as_the_weights() {
         let ratio = store.host_bytes() as f64 / store.bytes() as f64;
         assert!((ratio - expected).abs() < 0.001, "{packs:?}: {ratio}");
     }
+}
+
+#[test]
+fn a_file_that_ends_while_it_is_packed_is_named_and_nobody_waits_for_its_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let weight = noise(&[5 << 20], 1).to_dtype(DType::BF16).unwrap();
+    let source = super::store::saved(folder.path(), &[("layer.weight", weight)]);
+    let build = |w: &Weights| w.get(5 << 20, "layer.weight").map(drop);
+    let store = Store::new("net", source, DType::BF16, &Device::Cpu, build).unwrap().packing(true);
+    let path = folder.path().join("saved.safetensors");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let error = store.load_host().unwrap_err().to_string();
+    assert!(error.contains("layer.weight") && error.contains("saved.safetensors"), "{error}");
+    assert!(!store.is_on_host());
 }

@@ -24,6 +24,11 @@ pub struct Table {
 impl Table {
     /// For these segments of `layout`.
     pub fn new(layout: &Layout, segments: &[usize]) -> Self {
+        Self::of(layout, segments, &|_, _| true)
+    }
+
+    /// For those lanes of these segments that are `wanted`.
+    pub fn of(layout: &Layout, segments: &[usize], wanted: &dyn Fn(usize, DType) -> bool) -> Self {
         let mut end = 0;
         let lanes = layout
             .segments()
@@ -38,7 +43,7 @@ impl Table {
                     end += lane.bytes.next_multiple_of(ALIGNMENT);
                     (lane.dtype, start..start + lane.bytes)
                 };
-                segment.lanes.iter().map(place).collect()
+                segment.lanes.iter().filter(|lane| wanted(index, lane.dtype)).map(place).collect()
             })
             .collect();
         Self { lanes, bytes: end }
@@ -49,9 +54,9 @@ impl Table {
         self.bytes
     }
 
-    /// Whether a segment is one of them.
-    pub fn has(&self, segment: usize) -> bool {
-        self.lanes.get(segment).is_some_and(|lanes| !lanes.is_empty())
+    /// Whether a segment's lane is one of them.
+    pub fn has(&self, segment: usize, dtype: DType) -> bool {
+        self.lanes.get(segment).is_some_and(|lanes| lanes.iter().any(|lane| lane.0 == dtype))
     }
 
     /// Where a lane lies; empty if the segment has none of this dtype.

@@ -130,7 +130,7 @@ fn jobs<'a>(
     let mut places: Vec<(usize, &Entry)> = layout
         .entries()
         .iter()
-        .filter(|entry| table.has(entry.segment))
+        .filter(|entry| table.has(entry.segment, entry.dtype))
         .map(|entry| (table.range(entry.segment, entry.dtype).start + entry.offset, entry))
         .collect();
     places.sort_by_key(|(start, _)| *start);

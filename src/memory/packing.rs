@@ -1,6 +1,9 @@
-//! From a checkpoint's files into packed lanes: a group of segments is packed while the next one is read.
+//! From a checkpoint's files into packed lanes: what lies plainly in the files tile by tile ([`direct`]), everything else group
+//! by group, packed while the next group is read.
 //!
 //! Beside what is packed no more than two groups lie in main memory. Must not know devices or nets. Caller: `store`.
+
+mod direct;
 
 use std::mem;
 use std::ops::Range;
@@ -47,8 +50,38 @@ pub(super) fn read(
     progress: &AtomicU64,
     stop: &AtomicBool,
 ) -> Result<HostArena> {
+    let mut direct = direct::lanes(layout, source);
+    loop {
+        match read_but(&direct, layout, source, progress, stop)? {
+            Read::Packed(arena) => return Ok(arena),
+            // Nobody could know before it was read; each time there are fewer.
+            Read::Unpackable(segments) => direct.retain(|lane| !segments.contains(&lane.segment)),
+        }
+        progress.store(0, Ordering::Relaxed);
+    }
+}
+
+/// What came of reading.
+enum Read {
+    Packed(HostArena),
+    /// Segments whose bf16 lane should rather be kept as it is.
+    Unpackable(Vec<usize>),
+}
+
+/// [`read`] with these lanes packed directly.
+fn read_but(
+    direct: &[direct::DirectLane],
+    layout: &Layout,
+    source: &dyn Source,
+    progress: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<Read> {
     let all: Vec<usize> = (0..layout.segments().len()).collect();
-    let tables: Vec<Table> = groups(layout).iter().map(|group| Table::new(layout, group)).collect();
+    let others = |segment: usize, dtype: DType| {
+        dtype != DType::BF16 || direct.iter().all(|lane| lane.segment != segment)
+    };
+    let tables: Vec<Table> =
+        groups(layout, &others).iter().map(|group| Table::of(layout, group, &others)).collect();
     let largest = tables.iter().map(Table::bytes).max().unwrap_or(0);
     // As if nothing were packed: what is not written is only addresses.
     let mut packer = Packer {
@@ -76,15 +109,23 @@ pub(super) fn read(
     if let Some(table) = before {
         packer.pack(other.bytes(), &table)?;
     }
+    let unpackable = packer.pack_directly(direct, progress, stop)?;
+    if !unpackable.is_empty() {
+        return Ok(Read::Unpackable(unpackable));
+    }
     packer.memory.keep(packer.used);
-    Ok(HostArena::new(packer.memory, packer.lanes))
+    Ok(Read::Packed(HostArena::new(packer.memory, packer.lanes)))
 }
 
-/// Segments that are read together, in order.
-fn groups(layout: &Layout) -> Vec<Vec<usize>> {
+/// Segments whose `wanted` lanes are read together, in order.
+fn groups(layout: &Layout, wanted: &dyn Fn(usize, DType) -> bool) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
-    for (index, bytes) in layout.segments().iter().map(Segment::bytes).enumerate() {
+    let bytes = |(index, segment): (usize, &Segment)| {
+        let lanes = segment.lanes.iter().filter(|lane| wanted(index, lane.dtype));
+        (index, lanes.map(|lane| lane.bytes).sum::<usize>())
+    };
+    for (index, bytes) in layout.segments().iter().enumerate().map(bytes).filter(|(_, bytes)| *bytes > 0) {
         match groups.last_mut() {
             Some(group) if bytes <= room => group.push(index),
             _ => {
@@ -106,6 +147,37 @@ struct Packer {
 }
 
 impl Packer {
+    /// Adds the lanes of `direct`, and gives the segments of those that should rather be kept as they are.
+    fn pack_directly(
+        &mut self,
+        direct: &[direct::DirectLane],
+        progress: &AtomicU64,
+        stop: &AtomicBool,
+    ) -> Result<Vec<usize>> {
+        let before = self.used;
+        let room = self.memory.bytes_mut().get_mut(before..).unwrap_or_default();
+        let (packed, used) = direct::pack(direct, room, progress, stop)?;
+        let mut unpackable = Vec::new();
+        for (lane, packed) in direct.iter().zip(packed) {
+            let bytes: usize = packed.blobs.iter().map(|blob| blob.bytes).sum();
+            let pays = bytes <= lane.bytes / 16 * MOST_SIXTEENTHS;
+            let start = before + packed.start;
+            let (Some(form), Some(lanes)) =
+                (Lane::new(lane.bytes, &packed.blobs).filter(|_| pays), self.lanes.get_mut(lane.segment))
+            else {
+                unpackable.push(lane.segment);
+                continue;
+            };
+            lanes.push(HostLane {
+                dtype: DType::BF16,
+                range: start..start + bytes,
+                form: Form::Packed(form),
+            });
+        }
+        self.used = (before + used).next_multiple_of(ALIGNMENT);
+        Ok(unpackable)
+    }
+
     /// Adds the lanes of a group that lies in `full`.
     fn pack(&mut self, full: &[u8], table: &Table) -> Result<()> {
         for (segment, (dtype, range)) in table.lanes() {
