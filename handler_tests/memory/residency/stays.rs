@@ -208,7 +208,7 @@ fn what_comes_in_waits_for_freed_memory_that_it_has_no_room_beside() {
     let mut bench = Bench::roomy(150);
     let models =
         [("old", 100), ("first", 40), ("second", 60)].map(|(name, size)| bench.model(name, &[size], 0));
-    let [old, first, second] = models.map(|model| model.id());
+    let [old, first, second] = models.map(marquee::memory::Handle::id);
     bench.begin(vec![visit(1, &[old], 0), visit(1, &[first, second], 0)], [No; 3]);
     bench.memory.enter().unwrap();
     bench.counter.lock().unwrap().settled.clear();
