@@ -213,10 +213,12 @@ fn what_comes_in_waits_for_freed_memory_that_it_has_no_room_beside() {
     bench.memory.enter().unwrap();
     bench.counter.lock().unwrap().settled.clear();
     bench.memory.enter().unwrap();
-    let counter = bench.counter.lock().unwrap();
-    let at = |line: &str| counter.log.iter().position(|found| found == line).unwrap();
-    let waited = |line: &str| {
-        counter.settled.iter().any(|&settled| (at("free old 0") + 1..=at(line)).contains(&settled))
+    // Not held while it is judged: what is dropped later locks it again.
+    let (log, settled) = {
+        let counter = bench.counter.lock().unwrap();
+        (counter.log.clone(), counter.settled.clone())
     };
-    assert!(waited("bring second 0"), "100 freed, 40 and 60 do not fit into 150: {:?}", counter.log);
+    let at = |line: &str| log.iter().position(|found| found == line).unwrap();
+    let waits = at("free old 0") + 1..=at("bring second 0");
+    assert!(settled.iter().any(|at| waits.contains(at)), "100 freed, 40 and 60 do not fit into 150: {log:?}");
 }
