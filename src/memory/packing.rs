@@ -4,21 +4,22 @@
 //! Beside what is packed no more than two groups lie in main memory. Must not know devices or nets. Caller: `store`.
 
 mod direct;
+mod line;
 
 use std::mem;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use candle_core::{DType, Error, Result};
 
 use super::arena::{Form, HostArena, HostLane, Table};
 use super::loader;
-use super::packed::lane::{Blob, Lane};
-use super::packed::{self, TILE};
+use super::packed::TILE;
+use super::packed::lane::Lane;
 use super::pinned::HostMemory;
 use crate::models::weights::{ALIGNMENT, Layout, Segment, Source};
+use line::{Packed, Tiles};
 
 /// Bytes that are read before they are packed; a larger segment is a group of its own.
 const GROUP: usize = 512 << 20;
@@ -156,23 +157,17 @@ impl Packer {
     ) -> Result<Vec<usize>> {
         let before = self.used;
         let room = self.memory.bytes_mut().get_mut(before..).unwrap_or_default();
-        let (packed, used) = direct::pack(direct, room, progress, stop)?;
+        let (packed, used) = line::pack(direct, room, progress, stop)?;
         let mut unpackable = Vec::new();
         for (lane, packed) in direct.iter().zip(packed) {
-            let bytes: usize = packed.blobs.iter().map(|blob| blob.bytes).sum();
-            let pays = bytes <= lane.bytes / 16 * MOST_SIXTEENTHS;
-            let start = before + packed.start;
-            let (Some(form), Some(lanes)) =
-                (Lane::new(lane.bytes, &packed.blobs).filter(|_| pays), self.lanes.get_mut(lane.segment))
+            let (Some(form), Some(lanes)) = (form(lane.bytes(), &packed), self.lanes.get_mut(lane.segment))
             else {
                 unpackable.push(lane.segment);
                 continue;
             };
-            lanes.push(HostLane {
-                dtype: DType::BF16,
-                range: start..start + bytes,
-                form: Form::Packed(form),
-            });
+            let start = before + packed.start;
+            let range = start..start + form.packed_bytes();
+            lanes.push(HostLane { dtype: DType::BF16, range, form: Form::Packed(form) });
         }
         self.used = (before + used).next_multiple_of(ALIGNMENT);
         Ok(unpackable)
@@ -206,68 +201,33 @@ impl Packer {
     }
 }
 
-/// The line before the room: threads take tiles in order and get their room in order, so that blobs lie side by side.
-///
-/// As many threads as read: with a third of them a load took half as long again, for packing waits for memory that nobody
-/// has touched yet, not for arithmetic (a thread packs 6 GB/s within its cache).
-struct Line<'a> {
-    /// Tile whose turn it is.
-    next: usize,
-    room: &'a mut [u8],
-    blobs: Vec<Blob>,
-    failed: bool,
+/// A lane that was read before.
+struct InMemory<'a>(&'a [u16]);
+
+impl Tiles for InMemory<'_> {
+    fn bytes(&self) -> usize {
+        mem::size_of_val(self.0)
+    }
+
+    /// Nothing: the loader has counted it.
+    fn read(&self, tile: usize, numbers: &mut [u16]) -> Result<u64> {
+        let from = self.0.get(tile * TILE..).and_then(|rest| rest.get(..numbers.len()));
+        numbers.copy_from_slice(from.ok_or_else(|| Error::Msg(format!("no tile {tile} in a lane")))?);
+        Ok(0)
+    }
+}
+
+/// The form of a lane of `bytes` that was packed so; `None` if it should rather be kept as it is.
+fn form(bytes: usize, packed: &Packed) -> Option<Lane> {
+    let length: usize = packed.blobs.iter().map(|blob| blob.bytes).sum();
+    Lane::new(bytes, &packed.blobs).filter(|_| length <= bytes / 16 * MOST_SIXTEENTHS)
 }
 
 /// Packs a lane to the beginning of `room`; `None` if it should be kept as it is, and `room` holds anything.
 fn pack(bytes: &[u8], room: &mut [u8]) -> Result<Option<Lane>> {
     let numbers: &[u16] = bytemuck::try_cast_slice(bytes)
         .map_err(|error| Error::Msg(format!("weights out of line: {error}")))?;
-    let tiles: Vec<&[u16]> = numbers.chunks(TILE).collect();
-    let ticket = AtomicUsize::new(0);
-    let line = Mutex::new(Line { next: 0, room, blobs: Vec::with_capacity(tiles.len()), failed: false });
-    let moved = Condvar::new();
-    let work = || {
-        let mut scratch = Vec::new();
-        loop {
-            let mine = ticket.fetch_add(1, Ordering::Relaxed);
-            let Some(tile) = tiles.get(mine) else { return };
-            let blob = if packed::pack(tile, &mut scratch) {
-                Blob { bytes: scratch.len(), raw: false }
-            } else {
-                let bytes = mem::size_of_val(*tile).next_multiple_of(packed::ALIGN);
-                Blob { bytes, raw: true }
-            };
-            let waiting = line.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = moved.wait_while(waiting, |line| line.next != mine);
-            let place = take_room(turn.unwrap_or_else(PoisonError::into_inner), blob);
-            moved.notify_all();
-            let from = if blob.raw { bytemuck::cast_slice(tile) } else { scratch.as_slice() };
-            if let Some(place) = place.and_then(|place| place.get_mut(..from.len())) {
-                place.copy_from_slice(from);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..loader::threads().min(tiles.len()) {
-            scope.spawn(work);
-        }
-    });
-    let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let packed: usize = line.blobs.iter().map(|blob| blob.bytes).sum();
-    if line.failed || packed > bytes.len() / 16 * MOST_SIXTEENTHS {
-        return Ok(None);
-    }
-    Ok(Lane::new(bytes.len(), &line.blobs))
-}
-
-/// The next `blob.bytes` of the room; `None` if there are not so many.
-fn take_room<'a>(mut line: MutexGuard<'_, Line<'a>>, blob: Blob) -> Option<&'a mut [u8]> {
-    line.next += 1;
-    line.blobs.push(blob);
-    let Some((place, rest)) = mem::take(&mut line.room).split_at_mut_checked(blob.bytes) else {
-        line.failed = true;
-        return None;
-    };
-    line.room = rest;
-    Some(place)
+    let (unread, nobody) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (packed, _) = line::pack(&[InMemory(numbers)], room, &unread, &nobody)?;
+    Ok(packed.first().and_then(|packed| form(bytes.len(), packed)))
 }

@@ -1,23 +1,19 @@
-//! Lanes whose numbers lie in the files as the net wants them: each tile is read, packed and put in its place by one thread,
-//! within its cache, so that the numbers themselves never reach main memory.
+//! Lanes whose numbers lie in the files as the net wants them: they are packed as they are read, so that the numbers
+//! themselves never reach main memory. Reading first and packing what was read costs three more passes over it.
 //!
-//! Reading first and packing what was read costs three more passes over main memory. Must not know devices or nets. Caller:
-//! `packing`.
+//! Must not know devices or nets. Caller: `packing`.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::{mem, thread};
+use std::sync::Arc;
 
 use candle_core::{DType, Error, Result};
 
-use super::super::loader;
-use super::super::packed::lane::{Blob, TILE_BYTES};
-use super::super::packed::{self, TILE};
+use super::super::packed::lane::TILE_BYTES;
 use super::is_packable;
-use crate::models::weights::{ALIGNMENT, Content, Layout, Source};
+use super::line::Tiles;
+use crate::models::weights::{Content, Layout, Source};
 
 /// A lane that can be packed straight from its files.
 pub(super) struct DirectLane {
@@ -34,13 +30,6 @@ struct Piece {
     offset: u64,
     /// Tensor and file, for errors.
     whose: String,
-}
-
-/// A lane as it was packed.
-pub(super) struct Packed {
-    /// Where its first blob begins.
-    pub(super) start: usize,
-    pub(super) blobs: Vec<Blob>,
 }
 
 /// The bf16 lanes of `layout` of which every number lies plainly in a file.
@@ -82,116 +71,12 @@ fn pieces(layout: &Layout, source: &dyn Source, segment: usize) -> Option<Vec<Pi
     Some(pieces)
 }
 
-/// The line before the room: threads take tiles in order and get their room in order, so that blobs lie side by side.
-struct Line<'a> {
-    /// Tile whose turn it is.
-    next: usize,
-    /// Bytes of the room that are taken.
-    used: usize,
-    room: &'a mut [u8],
-    packed: Vec<Packed>,
-    problem: Option<Error>,
-}
-
-/// Packs `lanes` to the beginning of `room`: where each lies, and how much of the room they take together. `progress` counts
-/// the numbers' bytes.
-///
-/// # Errors
-/// A file cannot be read or ends early; `stop`; no room.
-pub(super) fn pack(
-    lanes: &[DirectLane],
-    room: &mut [u8],
-    progress: &AtomicU64,
-    stop: &AtomicBool,
-) -> Result<(Vec<Packed>, usize)> {
-    let tiles: Vec<(usize, usize)> = lanes
-        .iter()
-        .enumerate()
-        .flat_map(|(lane, of)| (0..of.bytes.div_ceil(TILE_BYTES)).map(move |tile| (lane, tile)))
-        .collect();
-    let line = Line { next: 0, used: 0, room, packed: Vec::with_capacity(lanes.len()), problem: None };
-    let (ticket, line, moved) = (AtomicUsize::new(0), Mutex::new(line), Condvar::new());
-    let work = || {
-        let (mut numbers, mut scratch) = (vec![0u16; TILE], Vec::new());
-        loop {
-            let mine = ticket.fetch_add(1, Ordering::Relaxed);
-            let Some(&(lane, tile)) = tiles.get(mine) else { return };
-            let Some(of) = lanes.get(lane) else { return };
-            let numbers = numbers.get_mut(..(of.bytes / 2 - tile * TILE).min(TILE)).unwrap_or_default();
-            let read = if stop.load(Ordering::Relaxed) {
-                Err(Error::Msg("loading was stopped".to_owned()))
-            } else {
-                of.read(tile, numbers)
-            };
-            let packed = read.is_ok() && packed::pack(numbers, &mut scratch);
-            let raw = bytemuck::cast_slice(numbers);
-            let blob: &[u8] = if packed { &scratch } else { raw };
-            let waiting = line.lock().unwrap_or_else(PoisonError::into_inner);
-            let turn = moved.wait_while(waiting, |line| line.next != mine && line.problem.is_none());
-            let mut turn = turn.unwrap_or_else(PoisonError::into_inner);
-            let place = read.and_then(|bytes| {
-                progress.fetch_add(bytes, Ordering::Relaxed);
-                turn.take(tile == 0, blob.len(), !packed)
-            });
-            turn.next += 1;
-            let place = match place {
-                Ok(place) if turn.problem.is_none() => place,
-                Ok(_) => return,
-                Err(error) => {
-                    turn.problem.get_or_insert(error);
-                    moved.notify_all();
-                    return;
-                }
-            };
-            drop(turn);
-            moved.notify_all();
-            if let Some(place) = place.get_mut(..blob.len()) {
-                place.copy_from_slice(blob);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..loader::threads().min(tiles.len()) {
-            scope.spawn(work);
-        }
-    });
-    let line = line.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match line.problem {
-        Some(error) => Err(error),
-        None => Ok((line.packed, line.used)),
-    }
-}
-
-impl<'a> Line<'a> {
-    /// The next `length` bytes of the room, up to a multiple of what blobs are multiples of.
-    fn take(&mut self, first: bool, length: usize, raw: bool) -> Result<&'a mut [u8]> {
-        if first {
-            // Where a lane may begin.
-            let gap = self.used.next_multiple_of(ALIGNMENT.max(packed::ALIGN)) - self.used;
-            self.cut(gap)?;
-            self.packed.push(Packed { start: self.used, blobs: Vec::new() });
-        }
-        let bytes = length.next_multiple_of(packed::ALIGN);
-        if let Some(lane) = self.packed.last_mut() {
-            lane.blobs.push(Blob { bytes, raw });
-        }
-        self.cut(bytes)
+impl Tiles for DirectLane {
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    fn cut(&mut self, bytes: usize) -> Result<&'a mut [u8]> {
-        let Some((place, rest)) = mem::take(&mut self.room).split_at_mut_checked(bytes) else {
-            return Err(Error::Msg(
-                "packed weights are longer than the weights; please report this".to_owned(),
-            ));
-        };
-        self.room = rest;
-        self.used += bytes;
-        Ok(place)
-    }
-}
-
-impl DirectLane {
-    /// The numbers of a tile, and how many bytes of them are tensors'.
+    /// Counts tensors' bytes, not what lies between them.
     fn read(&self, tile: usize, numbers: &mut [u16]) -> Result<u64> {
         let from = tile * TILE_BYTES;
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(numbers);
