@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use marquee::memory::pace::Pace;
 use marquee::memory::schedule::RING_SLOTS;
 use marquee::memory::{Store, Transfer};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
@@ -23,7 +24,7 @@ use marquee::models::device::{self, Target};
 use marquee::models::flux::{Conditioner, FluxConfig, Modulation, Transformer};
 use marquee::models::rng::Generator;
 use marquee::models::text_encoders::t5::T5Encoder;
-use marquee::models::weights::{Content, Source, Weights};
+use marquee::models::weights::{Content, Entry, Source, Weights};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -72,19 +73,33 @@ fn main() -> Outcome<()> {
     put("bytes", bytes.into());
     put("pieces", store.pieces().len().into());
 
-    let ((), seconds) = timed(&device, || store.load_host())?;
+    let all: Vec<usize> = (0..store.pieces().len()).collect();
+    for round in ["first", "again"] {
+        let mut parts = store.parts(&transfer);
+        let ((), seconds) = timed(&device, || {
+            parts.bring(&all)?;
+            parts.wait();
+            Ok(())
+        })?;
+        put(&format!("files_to_device_{round}"), rate(bytes, seconds));
+        if round == "again" {
+            let placed = parts.weights(&[], true)?;
+            let keys = differing(&store, &placed, &files.transformer.source, dtype)?;
+            put("weights_that_differ_straight_from_their_files", keys);
+        }
+    }
+    let ((), seconds) = timed(&device, || store.load_host(&Pace::default()))?;
     put("files_to_host_first", rate(bytes, seconds));
     let ((), seconds) = timed(&device, || {
         store.drop_host();
         Ok(())
     })?;
     put("host_dropped_seconds", seconds.into());
-    let ((), seconds) = timed(&device, || store.load_host())?;
+    let ((), seconds) = timed(&device, || store.load_host(&Pace::default()))?;
     put("files_to_host_again", rate(bytes, seconds));
     put("host_bytes", store.host_bytes().into());
     put("host_bytes_ratio", (store.host_bytes() as f64 / bytes as f64).into());
 
-    let all: Vec<usize> = (0..store.pieces().len()).collect();
     for round in ["first", "again"] {
         let mut parts = store.parts(&transfer);
         let begun = Instant::now();
@@ -150,7 +165,7 @@ fn main() -> Outcome<()> {
     let build = |w: &Weights| T5Encoder::new(&net.config, w);
     let store = Store::new("T5", Arc::clone(&net.source), dtype, &device, |w| build(w).map(drop))?;
     let store = Arc::new(packing(store)?);
-    let ((), seconds) = timed(&device, || store.load_host())?;
+    let ((), seconds) = timed(&device, || store.load_host(&Pace::default()))?;
     put("t5_files_to_host", rate(store.bytes(), seconds));
     let ids = [(0..512).map(|at| at % 32000).collect::<Vec<u32>>()];
     for (name, streamed) in [("t5_resident", 0), ("t5_streamed", store.pieces().len().saturating_sub(1))] {
@@ -184,22 +199,43 @@ fn packing(store: Store) -> Outcome<Store> {
 /// Keys of tensors whose bits on the device are not those that the file has, read one by one.
 fn differing(store: &Store, placed: &Weights, source: &Arc<dyn Source>, dtype: DType) -> Outcome<Value> {
     let plain = Weights::new(Arc::clone(source), dtype, &Device::Cpu);
-    let mut keys = Vec::new();
-    for entry in store.layout().entries().iter().filter(|entry| entry.content == Content::Whole) {
-        let view = |weights: &Weights| -> Outcome<Vec<u8>> {
-            let tensor = weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key)?;
-            let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;
-            Ok(match entry.dtype {
-                DType::F32 => bytemuck::cast_slice(&tensor.to_vec1::<f32>()?).to_vec(),
-                DType::F16 => bytemuck::cast_slice(&tensor.to_vec1::<f16>()?).to_vec(),
-                _ => bytemuck::cast_slice(&tensor.to_vec1::<bf16>()?).to_vec(),
+    let entries: Vec<&Entry> =
+        store.layout().entries().iter().filter(|entry| entry.content == Content::Whole).collect();
+    let differ = |entry: &&&Entry| -> candle_core::Result<bool> {
+        Ok(bytes_of(placed, entry)? != bytes_of(&plain, entry)?)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let found = std::thread::scope(|scope| -> candle_core::Result<Vec<String>> {
+        let part = |first: usize| {
+            let (entries, differ) = (&entries, &differ);
+            scope.spawn(move || {
+                let mut keys = Vec::new();
+                for entry in entries.iter().skip(first).step_by(threads) {
+                    if differ(&entry)? {
+                        keys.push(entry.key.clone());
+                    }
+                }
+                Ok::<_, candle_core::Error>(keys)
             })
         };
-        if view(placed)? != view(&plain)? {
-            keys.push(entry.key.clone());
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        let mut keys = Vec::new();
+        for part in parts {
+            keys.extend(part.join().unwrap_or_else(|_| Err(candle_core::Error::Msg("a thread died".into())))?);
         }
-    }
-    Ok(keys.into())
+        Ok(keys)
+    })?;
+    Ok(found.into())
+}
+
+fn bytes_of(weights: &Weights, entry: &Entry) -> candle_core::Result<Vec<u8>> {
+    let tensor = weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key)?;
+    let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+    Ok(match entry.dtype {
+        DType::F32 => bytemuck::cast_slice(&tensor.to_vec1::<f32>()?).to_vec(),
+        DType::F16 => bytemuck::cast_slice(&tensor.to_vec1::<f16>()?).to_vec(),
+        _ => bytemuck::cast_slice(&tensor.to_vec1::<bf16>()?).to_vec(),
+    })
 }
 
 /// What every step reads.

@@ -4,6 +4,8 @@
 mod fault;
 mod limits;
 #[cfg(feature = "models")]
+mod pace;
+#[cfg(feature = "models")]
 mod packed;
 #[cfg(feature = "models")]
 mod packing;

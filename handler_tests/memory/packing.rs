@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
+use marquee::memory::pace::Pace;
 use marquee::memory::packed::lane::{SLOT, TILE_BYTES};
 use marquee::memory::{Store, Transfer};
 use marquee::models::weights::{Blocks, Source, Weights};
@@ -142,7 +143,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), &expected, "files");
         drop(parts);
 
-        store.load_host().unwrap();
+        store.load_host(&Pace::default()).unwrap();
         let entries = store.layout().entries().iter().map(|entry| entry.bytes() as u64);
         assert_eq!(store.loaded_bytes(), entries.sum::<u64>());
         let ratio = store.host_bytes() as f64 / store.bytes() as f64;
@@ -194,7 +195,7 @@ fn without_packing_the_copy_is_as_long_as_the_weights() {
         if let Some(packs) = packs {
             store = store.packing(packs);
         }
-        store.load_host().unwrap();
+        store.load_host(&Pace::default()).unwrap();
         let ratio = store.host_bytes() as f64 / store.bytes() as f64;
         assert!((ratio - expected).abs() < 0.001, "{packs:?}: {ratio}");
     }
@@ -210,7 +211,7 @@ fn a_file_that_ends_while_it_is_packed_is_named_and_nobody_waits_for_its_tiles()
     let path = folder.path().join("saved.safetensors");
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
-    let error = store.load_host().unwrap_err().to_string();
+    let error = store.load_host(&Pace::default()).unwrap_err().to_string();
     assert!(error.contains("layer.weight") && error.contains("saved.safetensors"), "{error}");
     assert!(!store.is_on_host());
 }

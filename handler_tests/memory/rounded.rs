@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
+use marquee::memory::pace::Pace;
 use marquee::memory::{Store, Transfer};
 use marquee::models::flux::{Conditioner, Transformer};
 use marquee::models::ops::{Eight, Int8, Linear, Rounding};
 use marquee::models::weights::{ALIGNMENT, Content, Entry, Gguf, Part, Recipe, Renamed, Source, Weights};
 
-use super::store::{flux, noise, resident, same, saved};
+use super::store::{flux, noise, both_ways, same, saved};
 use super::streaming::{input, run, store, streaming};
 
 const BOTH: [Rounding; 2] = [Rounding::E4m3, Rounding::Int8];
@@ -57,7 +58,9 @@ fn the_loader_rounds_a_row_as_a_tensor_is_rounded() {
                 let numbers = 1040 * 4112;
                 let scales = (1040usize * 4).next_multiple_of(ALIGNMENT);
                 assert_eq!(store.bytes(), (numbers + scales) as u64);
-                holds(&layer(&resident(store)).unwrap(), &matrix, rounding);
+                for placed in both_ways(store) {
+                    holds(&layer(&placed).unwrap(), &matrix, rounding);
+                }
                 let direct = Weights::new(Arc::clone(&source), dtype, &Device::Cpu);
                 holds(&layer(&direct).unwrap(), &matrix, rounding);
             }
@@ -112,12 +115,14 @@ fn joined_renamed_and_scaled_rows_come_through_rounded() {
             assert_eq!((q.range().end, q_scales.range().end), (k.offset, k_scales.offset));
             // 8 rows are no multiple of 16.
             assert!(entry("odd.weight").is_none());
-            let [both, quant, odd] = build(&resident(store)).unwrap();
-            holds(&both, &joined, rounding);
-            holds(&quant, &scaled, rounding);
-            assert!(odd.rounded().is_none());
-            let bias = Tensor::cat(&[&tensors[5].1, &tensors[6].1], 0).unwrap().to_dtype(dtype).unwrap();
-            same(both.bias().unwrap(), &bias);
+            for placed in both_ways(store) {
+                let [both, quant, odd] = build(&placed).unwrap();
+                holds(&both, &joined, rounding);
+                holds(&quant, &scaled, rounding);
+                assert!(odd.rounded().is_none());
+                let bias = Tensor::cat(&[&tensors[5].1, &tensors[6].1], 0).unwrap().to_dtype(dtype).unwrap();
+                same(both.bias().unwrap(), &bias);
+            }
         }
     }
 }
@@ -133,7 +138,9 @@ fn ggml_blocks_stay_blocks() {
     let layer = |w: &Weights| w.in_eight(Some(Rounding::Int8)).pp("x").linear(64, 32, false);
     let store = Store::new("net", source, DType::F32, &Device::Cpu, |w| layer(w).map(drop)).unwrap();
     assert_eq!((store.host_bytes(), store.bytes()), (0, blocks.storage_size_in_bytes() as u64));
-    assert!(layer(&resident(store)).unwrap().rounded().is_none());
+    for placed in both_ways(store) {
+        assert!(layer(&placed).unwrap().rounded().is_none());
+    }
 }
 
 #[test]
@@ -186,6 +193,7 @@ fn a_transformer_in_8_bits_takes_half_and_predicts_what_its_rounded_twin_does() 
         let mut parts = kept.parts(&Transfer::new(&Device::Cpu).unwrap());
         parts.bring(&(0..kept.pieces().len()).collect::<Vec<_>>()).unwrap();
         assert_eq!((parts.bytes(), kept.host_bytes()), (kept.bytes(), kept.bytes()));
+        kept.load_host(&Pace::default()).unwrap();
         assert_eq!(kept.loaded_bytes(), narrow as u64);
         assert!(kept.slot() < plain.slot() / 2);
     }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Result, Tensor};
+use marquee::memory::pace::Pace;
 use marquee::memory::{Store, Transfer};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
 use marquee::models::flux::{Conditioner, Transformer};
@@ -45,29 +46,49 @@ pub fn same(found: &Tensor, expected: &Tensor) {
     assert!(numbers(found) == numbers(expected));
 }
 
-/// Everything on the device.
-pub fn resident(store: Store) -> Weights {
-    store.load_host().unwrap();
+/// Everything on the device: by way of main memory, and straight from the files.
+pub fn both_ways(store: Store) -> [Weights; 2] {
     let store = Arc::new(store);
-    let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
-    let pieces: Vec<usize> = (0..store.pieces().len()).collect();
-    parts.bring(&pieces).unwrap();
+    let everything = || {
+        let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
+        parts.bring(&(0..store.pieces().len()).collect::<Vec<_>>()).unwrap();
+        parts.weights(&[], true).unwrap()
+    };
+    store.load_host(&Pace::default()).unwrap();
+    let by_way = everything();
     store.drop_host();
-    parts.weights(&[], true).unwrap()
+    [by_way, everything()]
 }
 
 fn compare(source: &Arc<dyn Source>, dtype: DType, build: &dyn Fn(&Weights) -> Result<()>) {
     let store = Store::new("net", Arc::clone(source), dtype, &Device::Cpu, build).unwrap();
     let entries = store.layout().entries().to_vec();
-    let placed = resident(store);
     assert!(!entries.is_empty());
-    for entry in entries {
-        let view = |weights: &Weights| {
-            weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key).unwrap()
-        };
-        same(&view(&placed), &view(&Weights::new(Arc::clone(source), dtype, &Device::Cpu)));
+    for placed in both_ways(store) {
+        for entry in &entries {
+            let view = |weights: &Weights| {
+                weights.to_dtype(entry.dtype).get(entry.shape.as_slice(), &entry.key).unwrap()
+            };
+            same(&view(&placed), &view(&Weights::new(Arc::clone(source), dtype, &Device::Cpu)));
+        }
+        build(&placed).unwrap();
     }
-    build(&placed).unwrap();
+}
+
+/// Larger than a buffer between files and device: one that is read in parts, and two that are not.
+#[test]
+fn tensors_longer_than_a_buffer_arrive_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = noise(&[1300, 1111], 1);
+    let source = saved(folder.path(), &[("a.weight", wide.clone()), ("b.weight", noise(&[256, 128, 5, 5], 2))]);
+    compare(&source, DType::F32, &|w| {
+        w.get((1300, 1111), "a.weight")?;
+        w.get((256, 128, 5, 5), "b.weight").map(drop)
+    });
+    // What no file holds as it is.
+    let loaded: HashMap<String, Tensor> = HashMap::from([("a.weight".to_owned(), wide)]);
+    let loaded: Arc<dyn Source> = Arc::new(loaded);
+    compare(&loaded, DType::BF16, &|w| w.get((1300, 1111), "a.weight").map(drop));
 }
 
 #[test]
@@ -153,9 +174,11 @@ fn kernels_lie_channels_last_and_read_the_same() {
             Weights::probing_as(&probe, dtype).pp("conv").get_kernel((5, 6, 3, 2), "weight").unwrap();
             let layout = Layout::new(&probe, source.as_ref(), true).unwrap();
             let store = Store::laid_out("net", Arc::clone(&source), layout, dtype, &Device::Cpu);
-            let found = resident(store).get_kernel((5, 6, 3, 2), "conv.weight").unwrap();
-            same(&found, &kernel.to_dtype(dtype).unwrap());
-            assert_eq!(found.stride(), [36, 1, 12, 6]);
+            for placed in both_ways(store) {
+                let found = placed.get_kernel((5, 6, 3, 2), "conv.weight").unwrap();
+                same(&found, &kernel.to_dtype(dtype).unwrap());
+                assert_eq!(found.stride(), [36, 1, 12, 6]);
+            }
         }
     }
 }
@@ -173,7 +196,9 @@ fn every_dtype_becomes_every_other_as_if_read_alone() {
         for dtype in dtypes {
             let build = |w: &Weights| w.get(1006, "x").map(drop);
             let store = Store::new("net", Arc::clone(&source), dtype, &Device::Cpu, build).unwrap();
-            same(&resident(store).get(1006, "x").unwrap(), &numbers.to_dtype(dtype).unwrap());
+            for placed in both_ways(store) {
+                same(&placed.get(1006, "x").unwrap(), &numbers.to_dtype(dtype).unwrap());
+            }
         }
     }
 }
@@ -221,15 +246,15 @@ fn a_file_cut_short_is_named_with_the_tensor() {
     let path = folder.path().join("saved.safetensors");
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(file.metadata().unwrap().len() - 100).unwrap();
-    let error = store.load_host().unwrap_err().to_string();
+    let error = store.load_host(&Pace::default()).unwrap_err().to_string();
     assert!(error.contains("b.weight") && error.contains("saved.safetensors"), "{error}");
     assert!(!store.is_on_host());
 }
 
-/// Stops the load that reads from it.
+/// Stops the load that reads from it, once it is told whose pace that is.
 struct Stopping {
     inner: Arc<dyn Source>,
-    store: OnceLock<Weak<Store>>,
+    pace: OnceLock<Arc<Pace>>,
 }
 
 impl Source for Stopping {
@@ -238,8 +263,8 @@ impl Source for Stopping {
     }
 
     fn load(&self, key: &str, rows: Option<Range<usize>>, device: &Device) -> Result<Loaded> {
-        if let Some(store) = self.store.get().and_then(Weak::upgrade) {
-            store.stop_loading();
+        if let Some(pace) = self.pace.get() {
+            pace.stop();
         }
         self.inner.load(key, rows, device)
     }
@@ -258,16 +283,17 @@ fn a_stopped_load_leaves_nothing_and_the_next_is_whole() {
     // More tensors than threads.
     let tensors: HashMap<String, Tensor> =
         (0..200).map(|index| (format!("x{index}"), noise(&[30], index))).collect();
-    let source = Arc::new(Stopping { inner: Arc::new(tensors), store: OnceLock::new() });
+    let source = Arc::new(Stopping { inner: Arc::new(tensors), pace: OnceLock::new() });
     let build = |w: &Weights| (0..200).try_for_each(|index| w.get(30, &format!("x{index}")).map(drop));
     let store = Store::new("net", Arc::clone(&source) as Arc<dyn Source>, DType::F32, &Device::Cpu, build);
-    let store = Arc::new(store.unwrap());
-    store.load_host().unwrap();
+    let store = store.unwrap();
+    store.load_host(&Pace::default()).unwrap();
     assert_eq!((store.loaded_bytes(), store.is_on_host()), (200 * 30 * 4, true));
     store.drop_host();
 
-    source.store.set(Arc::downgrade(&store)).unwrap();
-    let error = store.load_host().unwrap_err().to_string();
+    let pace = Arc::new(Pace::default());
+    source.pace.set(Arc::clone(&pace)).unwrap();
+    let error = store.load_host(&pace).unwrap_err().to_string();
     assert!(error.contains("stopped"), "{error}");
     assert!(!store.is_on_host() && store.loaded_bytes() < 200 * 30 * 4);
 }
@@ -289,7 +315,7 @@ fn pieces_come_and_go_by_themselves() {
     let missing = parts.weights(&[], true).err().unwrap().to_string();
     assert!(missing.contains("piece 2"), "{missing}");
 
-    store.load_host().unwrap();
+    store.load_host(&Pace::default()).unwrap();
     parts.free(&[1]);
     assert!(!parts.holds(1) && parts.holds(3));
     parts.bring(&[1, 2, 3, 4]).unwrap();

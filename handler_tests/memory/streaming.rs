@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use marquee::memory::pace::Pace;
 use marquee::memory::{Store, Transfer};
 use marquee::models::flux::{BlockId, Conditioner, FluxConfig, Modulation, Transformer};
 use marquee::models::text_encoders::t5::T5Encoder;
@@ -13,7 +14,7 @@ use super::store::{flux, noise, same};
 /// A store with its host copy.
 pub fn store(source: &Arc<dyn Source>, build: &dyn Fn(&Weights) -> Result<()>) -> Arc<Store> {
     let store = Store::new("net", Arc::clone(source), DType::F32, &Device::Cpu, build).unwrap();
-    store.load_host().unwrap();
+    store.load_host(&Pace::default()).unwrap();
     Arc::new(store)
 }
 

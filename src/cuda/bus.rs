@@ -242,14 +242,14 @@ impl Bus {
         self.unpacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the copy stream bytes `from` of `host`, to lie at the start of `to`. The caller keeps `host` until a mark made
+    /// Gives the copy stream bytes `from` of `host`, to lie in `to`, `offset` bytes in. The caller keeps `host` until a mark made
     /// later has passed, and lets no work read that part of `to` before.
     ///
     /// # Errors
     /// A range outside of either, a lost card.
-    pub fn copy(&self, host: Registered<'_>, from: Range<usize>, to: &Block) -> Result<()> {
+    pub fn copy(&self, host: Registered<'_>, from: Range<usize>, to: &Block, offset: usize) -> Result<()> {
         self.behind_unpacking(to)?;
-        self.put(host, from, to, 0)
+        self.put(host, from, to, offset)
     }
 
     /// Copies into `to` from now on wait for what last unpacked into it: that runs on a stream of its own.
@@ -258,7 +258,7 @@ impl Bus {
         unpacked.map_or(Ok(()), |event| self.copy_after(&event))
     }
 
-    /// [`Bus::copy`], `offset` bytes in, whatever was put there before.
+    /// [`Bus::copy`], whatever was put there before.
     #[allow(unsafe_code)]
     fn put(&self, host: Registered<'_>, from: Range<usize>, to: &Block, offset: usize) -> Result<()> {
         let Registered { memory, piece } = host;
@@ -358,6 +358,14 @@ impl Bus {
             }
             None => Ok(copied),
         }
+    }
+
+    /// An event behind all copies so far, not unpacked: main memory has been read.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn mark_read(&self) -> Result<Event> {
+        Event::behind(&self.copies)
     }
 
     /// An event behind all copies so far whose time can be read.

@@ -26,6 +26,10 @@ pub mod packed;
 #[cfg(feature = "models")]
 mod packing;
 #[cfg(feature = "models")]
+pub mod pace;
+#[cfg(feature = "models")]
+mod passage;
+#[cfg(feature = "models")]
 mod pinned;
 #[cfg(feature = "models")]
 mod reader;

@@ -72,11 +72,11 @@ impl Model {
         net.is_some_and(|net| Arc::strong_count(net) > 1)
     }
 
-    /// Takes memory for `pieces` and begins to copy.
+    /// Takes memory for `pieces` and begins to copy; false if `go_on` said no between two of them.
     ///
     /// # Errors
-    /// The device has no room or is lost.
-    pub(super) fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+    /// The device has no room or is lost; the files cannot be read.
+    pub(super) fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<bool> {
         let device = self.device.get_or_insert_with(|| {
             self.steps.clear();
             let held = vec![false; self.size.pieces.len()];
@@ -85,6 +85,9 @@ impl Model {
         // Built on fewer pieces.
         device.drop_net();
         for piece in pieces {
+            if !go_on() {
+                return Ok(false);
+            }
             if let Err(error) = device.arrival.bring(std::slice::from_ref(piece)) {
                 if !device.held.contains(&true) {
                     self.device = None;
@@ -95,7 +98,7 @@ impl Model {
                 *held = true;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Builds the net, if it is not built yet: microseconds, and no memory but a ring for what is `streamed`.
@@ -105,7 +108,7 @@ impl Model {
     pub(super) fn build(&mut self, streamed: &[usize]) -> Result<()> {
         if self.device.is_none() && !streamed.is_empty() {
             // Nothing but what is streamed.
-            self.bring(&[])?;
+            self.bring(&[], &|| true)?;
         }
         let Some(device) = &mut self.device else { return Ok(()) };
         if device.net.is_none() {

@@ -8,13 +8,14 @@ mod line;
 
 use std::mem;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use candle_core::{DType, Error, Result};
 
 use super::arena::{Form, HostArena, HostLane, Table};
 use super::loader;
+use super::pace::Pace;
 use super::packed::TILE;
 use super::packed::lane::Lane;
 use super::pinned::HostMemory;
@@ -41,7 +42,7 @@ pub(super) fn pays(layout: &Layout) -> bool {
     packable.sum::<u64>() > layout.bytes() / 2
 }
 
-/// All of `layout` in main memory, packed where that pays. `progress` and `stop` as for [`loader::fill`].
+/// All of `layout` in main memory, packed where that pays. `progress` and `pace` as for [`loader::fill`].
 ///
 /// # Errors
 /// As [`loader::fill`]; main memory has no room.
@@ -49,11 +50,11 @@ pub(super) fn read(
     layout: &Layout,
     source: &dyn Source,
     progress: &AtomicU64,
-    stop: &AtomicBool,
+    pace: &Pace,
 ) -> Result<HostArena> {
     let mut direct = direct::lanes(layout, source);
     loop {
-        match read_but(&direct, layout, source, progress, stop)? {
+        match read_but(&direct, layout, source, progress, pace)? {
             Read::Packed(arena) => return Ok(arena),
             // Nobody could know before it was read; each time there are fewer.
             Read::Unpackable(segments) => direct.retain(|lane| !segments.contains(&lane.segment)),
@@ -75,7 +76,7 @@ fn read_but(
     layout: &Layout,
     source: &dyn Source,
     progress: &AtomicU64,
-    stop: &AtomicBool,
+    pace: &Pace,
 ) -> Result<Read> {
     let all: Vec<usize> = (0..layout.segments().len()).collect();
     let others = |segment: usize, dtype: DType| {
@@ -96,7 +97,7 @@ fn read_but(
         thread::scope(|scope| -> Result<()> {
             let (packer, full) = (&mut packer, other.bytes());
             let packing = before.take().map(|table| scope.spawn(move || packer.pack(full, &table)));
-            let filled = loader::fill(room.bytes_mut(), &table, layout, source, progress, stop);
+            let filled = loader::fill(room.bytes_mut(), &table, layout, source, progress, pace);
             let packed = packing.map_or(Ok(()), |packing| {
                 packing
                     .join()
@@ -110,7 +111,7 @@ fn read_but(
     if let Some(table) = before {
         packer.pack(other.bytes(), &table)?;
     }
-    let unpackable = packer.pack_directly(direct, progress, stop)?;
+    let unpackable = packer.pack_directly(direct, progress, pace)?;
     if !unpackable.is_empty() {
         return Ok(Read::Unpackable(unpackable));
     }
@@ -153,11 +154,11 @@ impl Packer {
         &mut self,
         direct: &[direct::DirectLane],
         progress: &AtomicU64,
-        stop: &AtomicBool,
+        pace: &Pace,
     ) -> Result<Vec<usize>> {
         let before = self.used;
         let room = self.memory.bytes_mut().get_mut(before..).unwrap_or_default();
-        let (packed, used) = line::pack(direct, room, progress, stop)?;
+        let (packed, used) = line::pack(direct, room, progress, pace)?;
         let mut unpackable = Vec::new();
         for (lane, packed) in direct.iter().zip(packed) {
             let (Some(form), Some(lanes)) = (form(lane.bytes(), &packed), self.lanes.get_mut(lane.segment))
@@ -227,7 +228,6 @@ fn form(bytes: usize, packed: &Packed) -> Option<Lane> {
 fn pack(bytes: &[u8], room: &mut [u8]) -> Result<Option<Lane>> {
     let numbers: &[u16] = bytemuck::try_cast_slice(bytes)
         .map_err(|error| Error::Msg(format!("weights out of line: {error}")))?;
-    let (unread, nobody) = (AtomicU64::new(0), AtomicBool::new(false));
-    let (packed, _) = line::pack(&[InMemory(numbers)], room, &unread, &nobody)?;
+    let (packed, _) = line::pack(&[InMemory(numbers)], room, &AtomicU64::new(0), &Pace::default())?;
     Ok(packed.first().and_then(|packed| form(bytes.len(), packed)))
 }

@@ -188,12 +188,13 @@ impl Memory {
             self.finish();
         }
         let budget = self.budget()?;
+        // Of the time since the last request, which no report tells.
+        self.note_reads();
         for model in &mut self.models {
             model.steps.clear();
         }
         self.report = Report { budget_bytes: budget, ..Report::default() };
-        self.plan(itinerary, budget)?;
-        Ok(())
+        self.plan(itinerary, budget)
     }
 
     fn plan(&mut self, itinerary: Itinerary, budget: Option<u64>) -> Result<(), MemoryError> {
@@ -224,7 +225,6 @@ impl Memory {
             kept,
             ..Request::default()
         };
-        self.read_ahead();
         Ok(())
     }
 
@@ -324,7 +324,7 @@ impl Memory {
 
     /// The request is over, well or not: what may stay no longer leaves; what happened is told. What is leased still stays.
     pub fn finish(&mut self) -> Report {
-        self.reader.withdraw();
+        self.note_reads();
         let request = std::mem::take(&mut self.request);
         for Carriage { at, begun, ended } in &request.carriages {
             if let (Some(entry), Some(seconds)) = (self.report.moves.get_mut(*at), ended.seconds_since(begun))
@@ -343,6 +343,11 @@ impl Memory {
             tracing::warn!("freed memory could not be given back: {error}");
         }
         std::mem::take(&mut self.report)
+    }
+
+    /// Waits until no copy in main memory is being made any more: they are made beside the computing and between requests.
+    pub fn wait_for_host_copies(&self) {
+        self.reader.wait_for_all();
     }
 
     /// Models that may not outlive `request`, by the label of the rule that says so.
@@ -413,6 +418,8 @@ impl Memory {
                 streamed_bytes: stage.streaming.iter().map(|streaming| streaming.bytes).sum(),
             });
             self.set_out(stage.during)?;
+            // Not earlier: what this visit needs comes first.
+            self.read_ahead();
             self.report.peak_bytes = self.report.peak_bytes.max(self.allocated() + visit.work);
         }
         Ok(())

@@ -4,6 +4,7 @@
 
 use candle_core::Result;
 
+use super::pace::Pace;
 use super::schedule::Size;
 use crate::models::weights::Weights;
 
@@ -16,14 +17,12 @@ pub trait Shelf: Send + Sync {
     /// Whether there is a host copy.
     fn is_on_host(&self) -> bool;
 
-    /// Makes the host copy, if there is none. Takes as long as the disk does; called on a thread of its own.
+    /// Makes the host copy, if there is none. Takes as long as the disk does; called on a thread of its own, at that thread's
+    /// `pace`.
     ///
     /// # Errors
-    /// The files cannot be read, or host memory has no room.
-    fn read(&self) -> Result<()>;
-
-    /// Ends a [`Shelf::read`] that runs on another thread, which then fails.
-    fn stop_reading(&self);
+    /// The files cannot be read, host memory has no room, or `pace` was stopped.
+    fn read(&self, pace: &Pace) -> Result<()>;
 
     /// Gives the host copy back, as soon as no upload reads it.
     fn forget(&self);
@@ -34,7 +33,7 @@ pub trait Shelf: Send + Sync {
 
 /// A model on the device, or on its way there. Dropping it frees what has come, nets built on it aside.
 pub trait Arrival: Send {
-    /// Takes memory for `pieces` and begins to copy; does not wait, if there is a host copy.
+    /// Takes memory for `pieces` and begins to copy; does not wait, if there is a host copy, and else reads the files.
     ///
     /// # Errors
     /// The device has no room or is lost. Pieces that came before stay.

@@ -10,15 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::arena::{DeviceLane, HostArena, Table};
+use super::pace::Pace;
 use super::pinned::HostMemory;
 use super::streaming::{self, Ring};
 use super::transfer::{Mark, Transfer};
 use super::{loader, packing};
-use crate::models::weights::{Lanes, Layout, Probe, Segment, Source, Weights};
-
-/// Bytes of main memory that a model without a host copy passes through at once on its way from files to the device. While
-/// one such batch crosses the bus the next is read.
-const BATCH: usize = 1 << 30;
+use crate::models::weights::{Lane, Lanes, Layout, Probe, Source, Weights};
 
 /// A model's weights: where they come from, where each lies, and the copy in main memory, if there is one.
 pub struct Store {
@@ -30,7 +27,6 @@ pub struct Store {
     packs: bool,
     host: Mutex<Option<Arc<HostArena>>>,
     loaded: AtomicU64,
-    stop: AtomicBool,
 }
 
 impl Store {
@@ -68,7 +64,6 @@ impl Store {
             packs: !device.is_cpu(),
             host: Mutex::new(None),
             loaded: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
         }
     }
 
@@ -127,44 +122,30 @@ impl Store {
         self.loaded.load(Ordering::Relaxed)
     }
 
-    /// Ends a [`Store::load_host`] that runs on another thread; it returns an error.
-    pub fn stop_loading(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
     /// Makes the host copy, if there is none: reads, converts, page-locks for a card. Returns when it is there.
     ///
     /// # Errors
-    /// The files cannot be read, main memory has no room or may not be locked.
-    pub fn load_host(&self) -> Result<()> {
+    /// The files cannot be read, main memory has no room or may not be locked, `pace` was stopped.
+    pub fn load_host(&self, pace: &Pace) -> Result<()> {
         if self.is_on_host() {
             return Ok(());
         }
         self.loaded.store(0, Ordering::Relaxed);
-        self.stop.store(false, Ordering::Relaxed);
-        let arena = if self.packs && packing::pays(&self.layout) {
-            let read = packing::read(&self.layout, self.source.as_ref(), &self.loaded, &self.stop);
-            let mut arena = read.map_err(|error| self.named(&error))?;
-            arena.memory_mut().lock(&self.device, loader::threads())?;
-            arena
+        let (layout, source) = (&self.layout, self.source.as_ref());
+        let mut arena = if self.packs && packing::pays(layout) {
+            let read = packing::read(layout, source, &self.loaded, pace);
+            read.map_err(|error| self.named(&error))?
         } else {
-            let all: Vec<usize> = (0..self.layout.segments().len()).collect();
-            self.read(&all)?
+            let all: Vec<usize> = (0..layout.segments().len()).collect();
+            let table = Table::new(layout, &all);
+            let mut memory = HostMemory::new(table.bytes())?;
+            let filled = loader::fill(memory.bytes_mut(), &table, layout, source, &self.loaded, pace);
+            filled.map_err(|error| self.named(&error))?;
+            HostArena::plain(memory, table)
         };
+        arena.memory_mut().lock(&self.device, loader::threads())?;
         *self.host.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(arena));
         Ok(())
-    }
-
-    /// Some pieces in main memory, as they will lie on the device: on their only way there, packing would cost more than the
-    /// bus gains.
-    fn read(&self, pieces: &[usize]) -> Result<HostArena> {
-        let table = Table::new(&self.layout, pieces);
-        let mut memory = HostMemory::new(table.bytes())?;
-        let source = self.source.as_ref();
-        loader::fill(memory.bytes_mut(), &table, &self.layout, source, &self.loaded, &self.stop)
-            .map_err(|error| self.named(&error))?;
-        memory.lock(&self.device, loader::threads())?;
-        Ok(HostArena::plain(memory, table))
     }
 
     fn named(&self, error: &Error) -> Error {
@@ -211,53 +192,42 @@ pub struct Parts {
 
 impl Parts {
     /// Allocates `pieces` and begins to copy them, out of the host copy or, if there is none, out of the files. Pieces that
-    /// are here already stay. With a host copy it returns before the copies are done.
+    /// are here already stay. With a host copy it returns before the copies are done, without one when all has been read.
     ///
     /// # Errors
     /// The device has no room or is lost, or the files cannot be read. Pieces that came before stay.
     pub fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+        let host = self.store.host();
         let missing: Vec<usize> = pieces.iter().copied().filter(|piece| !self.holds(*piece)).collect();
-        if let Some(host) = self.store.host() {
-            return missing.iter().try_for_each(|piece| self.copy(&host, *piece));
-        }
-        self.store.stop.store(false, Ordering::Relaxed);
-        let store = Arc::clone(&self.store);
-        let bytes = |piece: usize| store.layout.segments().get(piece).map_or(0, Segment::bytes);
-        let mut rest = missing.as_slice();
-        let mut last = None;
-        while !rest.is_empty() {
-            let (mut count, mut sum) = (0, 0);
-            while let (Some(piece), true) = (rest.get(count), sum < BATCH) {
-                (count, sum) = (count + 1, sum + bytes(*piece));
-            }
-            let (batch, others) = rest.split_at(count);
-            let host = Arc::new(self.store.read(batch)?);
-            for piece in batch {
-                self.copy(&host, *piece)?;
-            }
-            // Dropping the batch before this one waits for its copies.
-            last = Some(host);
-            rest = others;
-        }
-        drop(last);
-        Ok(())
+        missing.into_iter().try_for_each(|piece| self.copy(host.as_ref(), piece))
     }
 
-    fn copy(&mut self, host: &Arc<HostArena>, piece: usize) -> Result<()> {
-        let Some(segment) = self.store.layout.segments().get(piece) else {
-            return Err(Error::Msg(format!("{}: no piece {piece}", self.store.name)));
+    fn copy(&mut self, host: Option<&Arc<HostArena>>, piece: usize) -> Result<()> {
+        let store = &self.store;
+        let Some(segment) = store.layout.segments().get(piece) else {
+            return Err(Error::Msg(format!("{}: no piece {piece}", store.name)));
         };
-        let mut lanes = Vec::with_capacity(segment.lanes.len());
-        for lane in &segment.lanes {
-            let to = DeviceLane::new(lane.dtype, lane.bytes, self.transfer.device())?;
-            let copied = self.transfer.copy(host, piece, &to);
-            lanes.push(to.tensor().clone());
-            // What was begun must end before the lane is freed.
-            copied.inspect_err(|_| self.order_frees())?;
-        }
+        let lane = |lane: &Lane| DeviceLane::new(lane.dtype, lane.bytes, self.transfer.device());
+        let lanes = segment.lanes.iter().map(lane).collect::<Result<Vec<_>>>()?;
+        let copied = match host {
+            Some(host) => lanes.iter().try_for_each(|lane| self.transfer.copy(host, piece, lane)),
+            None => {
+                let files = (store.layout.as_ref(), store.source.as_ref());
+                let brought = self.transfer.passage().bring(&self.transfer, files, piece, &lanes);
+                brought.map_err(|error| store.named(&error))
+            }
+        };
+        // What was begun must end before the lanes are freed.
         let mark = self.transfer.mark_copies()?;
-        host.read_until(mark.clone());
+        if let Err(error) = copied {
+            self.transfer.compute_after(&mark)?;
+            return Err(error);
+        }
+        if let Some(host) = host {
+            host.read_until(mark.clone());
+        }
         if let Some(place) = self.places.get_mut(piece) {
+            let lanes = lanes.iter().map(|lane| lane.tensor().clone()).collect();
             *place = Place { lanes, arrived: Some(mark) };
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Result;
 
+use super::pace::Pace;
 use super::schedule::Size;
 use super::shelf::{Arrival, Shelf};
 use super::store::{Parts, Store};
@@ -36,12 +37,8 @@ impl Shelf for Stored {
         self.store.is_on_host()
     }
 
-    fn read(&self) -> Result<()> {
-        self.store.load_host()
-    }
-
-    fn stop_reading(&self) {
-        self.store.stop_loading();
+    fn read(&self, pace: &Pace) -> Result<()> {
+        self.store.load_host(pace)
     }
 
     fn forget(&self) {

@@ -3,16 +3,22 @@
 //! On a CPU a copy is done when the call returns and marks have always passed, so the same callers run there. Must not
 //! know tensors' names or models.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use candle_core::{Device, Error, Result};
 
 use super::arena::{DeviceLane, Form, HostArena};
 use super::packed;
 use super::packed::lane::Lane;
+use super::passage::Passage;
+use super::pinned::HostMemory;
 
 /// The copy stream of a device and its compute stream.
 #[derive(Clone)]
 pub struct Transfer {
     device: Device,
+    passage: Arc<Passage>,
     #[cfg(feature = "cuda")]
     bus: Option<crate::cuda::bus::Bus>,
 }
@@ -31,7 +37,13 @@ impl Transfer {
                 _ => None,
             },
             device: device.clone(),
+            passage: Arc::default(),
         })
+    }
+
+    /// The way from files.
+    pub(super) fn passage(&self) -> &Passage {
+        &self.passage
     }
 
     /// Where copies go.
@@ -53,7 +65,7 @@ impl Transfer {
         if let (Some(bus), Some(block)) = (&self.bus, to.block()) {
             let from = crate::cuda::bus::Registered { memory, piece: super::pinned::PIECE };
             return match &lane.form {
-                Form::Plain => bus.copy(from, lane.range.clone(), block),
+                Form::Plain => bus.copy(from, lane.range.clone(), block, 0),
                 Form::Packed(packed) => bus.copy_packed(from, lane.range.start, packed, block),
             };
         }
@@ -64,6 +76,41 @@ impl Transfer {
             Form::Plain => write(place, 0, from),
             Form::Packed(packed) => unpack(packed, from, place),
         })
+    }
+
+    /// Copies `bytes` of `host` to `to`, `offset` bytes in. Whoever calls it keeps `host` until a mark made afterwards has passed.
+    ///
+    /// # Errors
+    /// A range outside of either, a lost card.
+    #[cfg_attr(not(feature = "cuda"), allow(clippy::unused_self, reason = "only a card has a bus"))]
+    pub(super) fn copy_part(
+        &self,
+        host: &HostMemory,
+        bytes: Range<usize>,
+        to: &DeviceLane,
+        offset: usize,
+    ) -> Result<()> {
+        let memory = host.bytes();
+        #[cfg(feature = "cuda")]
+        if let (Some(bus), Some(block)) = (&self.bus, to.block()) {
+            let from = crate::cuda::bus::Registered { memory, piece: super::pinned::PIECE };
+            return bus.copy(from, bytes, block, offset);
+        }
+        let Some(from) = memory.get(bytes.clone()) else {
+            return Err(Error::Msg(format!("bytes {bytes:?} of {}", memory.len())));
+        };
+        to.edit(|place| write(place, offset, from))
+    }
+
+    /// Passes when main memory has been read by all copies so far; they may not be unpacked yet.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub(super) fn mark_read(&self) -> Result<Mark> {
+        self.mark(
+            #[cfg(feature = "cuda")]
+            crate::cuda::bus::Bus::mark_read,
+        )
     }
 
     /// Passes when all copies so far are done.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Error, Result};
 use marquee::input::plan::AutoUnload;
 use marquee::memory::driver::{Driver, Usage};
+use marquee::memory::pace::Pace;
 use marquee::memory::schedule::{RING_SLOTS, Size};
 use marquee::memory::shelf::{Arrival, Shelf};
 use marquee::memory::{Handle, Itinerary, Limit, Limits, Memory, ModelId, Visit, timetable};
@@ -71,6 +72,16 @@ pub(super) struct Numbers {
     size: Size,
     on_host: Mutex<bool>,
     counter: Shared,
+    reads: Reads,
+}
+
+/// How a model's reads go.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Reads {
+    AtOnce,
+    /// Until they are stopped.
+    ForEver,
+    Fail,
 }
 
 impl Shelf for Numbers {
@@ -82,7 +93,18 @@ impl Shelf for Numbers {
         *self.on_host.lock().unwrap()
     }
 
-    fn read(&self) -> Result<()> {
+    fn read(&self, pace: &Pace) -> Result<()> {
+        match self.reads {
+            Reads::AtOnce => {}
+            Reads::ForEver => {
+                self.counter.lock().unwrap().log.push(format!("read {} for ever", self.size.name));
+                loop {
+                    pace.keep()?;
+                    std::thread::yield_now();
+                }
+            }
+            Reads::Fail => return Err(Error::Msg("a disk that is broken".to_owned())),
+        }
         let mut on_host = self.on_host.lock().unwrap();
         if !*on_host {
             let mut counter = self.counter.lock().unwrap();
@@ -93,8 +115,6 @@ impl Shelf for Numbers {
         }
         Ok(())
     }
-
-    fn stop_reading(&self) {}
 
     fn forget(&self) {
         let mut on_host = self.on_host.lock().unwrap();
@@ -187,8 +207,18 @@ impl Bench {
     }
 
     pub(super) fn model(&mut self, name: &str, pieces: &[u64], slot: u64) -> Handle<Net> {
+        self.model_that_reads(Reads::AtOnce, name, pieces, slot)
+    }
+
+    pub(super) fn model_that_reads(
+        &mut self,
+        reads: Reads,
+        name: &str,
+        pieces: &[u64],
+        slot: u64,
+    ) -> Handle<Net> {
         let size = Size { name: name.to_owned(), pieces: pieces.to_vec(), slot, host: pieces.iter().sum() };
-        let shelf = Numbers { size, on_host: Mutex::new(false), counter: Arc::clone(&self.counter) };
+        let shelf = Numbers { size, on_host: Mutex::new(false), counter: Arc::clone(&self.counter), reads };
         self.memory.register_shelf(Arc::new(shelf), |_| Ok(Net))
     }
 
@@ -201,6 +231,12 @@ impl Bench {
         let mut log = std::mem::take(&mut self.counter.lock().unwrap().log);
         log.retain(|line| !line.starts_with("read"));
         log
+    }
+
+    /// The next visit, and all host copies that it had asked for.
+    pub(super) fn enter_and_read(&mut self) {
+        self.memory.enter().unwrap();
+        self.memory.wait_for_host_copies();
     }
 
     pub(super) fn begin(&mut self, visits: Vec<Visit>, auto_unload: [AutoUnload; 3]) {

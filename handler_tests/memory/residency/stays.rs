@@ -1,7 +1,7 @@
 //! Leases, timetables and what is left for the next request.
 
 use marquee::input::plan::AutoUnload::{Auto, No, Yes};
-use marquee::memory::{Limit, Limits, MemoryError};
+use marquee::memory::MemoryError;
 
 use super::bench::{Bench, visit};
 
@@ -53,7 +53,7 @@ fn the_timetable_empties_the_device_step_by_step() {
     };
     bench.begin(visits(), [Yes; 3]);
     for held in [true, true, true] {
-        bench.memory.enter().unwrap();
+        bench.enter_and_read();
         assert_eq!(bench.used() >= 100, held, "FLUX is or comes back in");
     }
     bench.memory.step_done(1);
@@ -114,8 +114,8 @@ fn the_next_visits_models_come_in_beside_this_ones_computing() {
     let (first, second) = (bench.model("first", &[60], 0), bench.model("second", &[10, 10, 30], 0));
     let visits = || vec![visit(1, &[first.id()], 15), visit(1, &[second.id()], 0)];
     bench.begin(visits(), [No; 3]);
-    bench.memory.enter().unwrap();
-    bench.memory.enter().unwrap();
+    bench.enter_and_read();
+    bench.enter_and_read();
     bench.memory.finish();
     bench.done();
     // Now both have their host copies.
@@ -154,38 +154,6 @@ fn a_model_larger_than_the_budget_is_streamed() {
     let report = bench.memory.finish();
     assert_eq!(report.visits[0].streamed_bytes, 120);
     assert_eq!(report.peak_bytes, 98);
-}
-
-#[test]
-fn host_copies_keep_to_their_budget() {
-    let limits = Limits { host: Some(Limit::Bytes(100)), ..Limits::default() };
-    let mut bench = Bench::new(100, limits);
-    let models = [40, 50, 60].map(|bytes| bench.model(&format!("model of {bytes}"), &[bytes], 0));
-    for _ in 0..3 {
-        bench.begin(models.iter().map(|model| visit(1, &[model.id()], 0)).collect(), [Yes; 3]);
-        for _ in models {
-            bench.memory.enter().unwrap();
-        }
-        bench.memory.finish();
-    }
-    let counter = bench.counter.lock().unwrap();
-    assert!(counter.host_peak <= 100, "{}", counter.host_peak);
-    assert!(counter.host > 0, "copies are kept");
-}
-
-#[test]
-fn host_copies_are_read_once_where_there_is_room() {
-    let mut bench = Bench::roomy(100);
-    let models = [40, 50, 60].map(|bytes| bench.model(&format!("model of {bytes}"), &[bytes], 0));
-    for _ in 0..3 {
-        bench.begin(models.iter().map(|model| visit(1, &[model.id()], 0)).collect(), [Yes; 3]);
-        for _ in models {
-            bench.memory.enter().unwrap();
-        }
-        bench.memory.finish();
-    }
-    let reads = bench.counter.lock().unwrap().log.iter().filter(|line| line.starts_with("read")).count();
-    assert_eq!(reads, 3);
 }
 
 /// Two pictures' activations do not fit into one another's gaps, so under a tight budget nothing freed may stay.

@@ -2,7 +2,7 @@
 //!
 //! Knows no files. Callers: `packing` (lanes that were read before), `direct` (lanes in files).
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::{mem, thread};
 
@@ -10,6 +10,7 @@ use candle_core::{Error, Result};
 
 use super::super::loader;
 use super::super::packed::lane::{Blob, TILE_BYTES};
+use super::super::pace::Pace;
 use super::super::packed::{self, TILE};
 use crate::models::weights::ALIGNMENT;
 
@@ -50,12 +51,12 @@ struct Line<'a> {
 /// nobody has touched yet, not for arithmetic (a thread packs 6 GB/s within its cache).
 ///
 /// # Errors
-/// A tile cannot be read; `stop`; no room.
+/// A tile cannot be read; `pace` was stopped; no room.
 pub(super) fn pack<L: Tiles>(
     lanes: &[L],
     room: &mut [u8],
     progress: &AtomicU64,
-    stop: &AtomicBool,
+    pace: &Pace,
 ) -> Result<(Vec<Packed>, usize)> {
     let tiles: Vec<(usize, usize)> = lanes
         .iter()
@@ -71,11 +72,7 @@ pub(super) fn pack<L: Tiles>(
             let Some(&(lane, tile)) = tiles.get(mine) else { return };
             let Some(of) = lanes.get(lane) else { return };
             let numbers = numbers.get_mut(..(of.bytes() / 2 - tile * TILE).min(TILE)).unwrap_or_default();
-            let read = if stop.load(Ordering::Relaxed) {
-                Err(Error::Msg("loading was stopped".to_owned()))
-            } else {
-                of.read(tile, numbers)
-            };
+            let read = pace.keep().and_then(|()| of.read(tile, numbers));
             let packed = read.is_ok() && packed::pack(numbers, &mut scratch);
             let raw = bytemuck::cast_slice(numbers);
             let blob: &[u8] = if packed { &scratch } else { raw };

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use super::super::log::log_gpu_memory;
 use super::super::model::Model;
-use super::super::reader::Read;
+use super::super::pace::Pace;
+use super::super::reader::{Done, Read};
 use super::super::report::{MoveReport, Place};
 use super::super::schedule::{Action, Departure, ModelId, Move, Stage};
 use super::super::{Full, MemoryError};
@@ -15,18 +16,22 @@ impl Memory {
     /// What makes room leaves, then what the visit needs comes in. Does not wait for the copies: the computing does, on the
     /// device, block by block.
     pub(super) fn bring_in(&mut self, stage: &Stage, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
+        let streams = |id: ModelId| stage.streaming.iter().any(|streaming| streaming.model == id);
         for step in &stage.before {
             match step.action {
                 Action::Free => self.evict(step)?,
                 Action::Upload => {
                     self.settle_for(step.bytes)?;
-                    self.read_for(step.model, go_on)?;
-                    self.upload(step)?;
+                    if streams(step.model) {
+                        self.read_for(step.model, go_on)?;
+                    }
+                    self.upload(step, go_on)?;
                 }
                 Action::Read | Action::Forget => self.on_host(step),
             }
         }
-        Ok(())
+        // Also those of which nothing had to come.
+        stage.streaming.iter().try_for_each(|streaming| self.read_for(streaming.model, go_on))
     }
 
     /// What later visits need begins to come in; what is not in host memory yet waits for the next visit.
@@ -44,7 +49,7 @@ impl Memory {
             }
             let Some(step) = self.request.pending.pop_front() else { break };
             match step.action {
-                Action::Upload => match self.upload(&step) {
+                Action::Upload => match self.upload(&step, &|| true) {
                     Ok(()) => {}
                     // Somebody else took the room: the visit that needs it will see to it.
                     Err(MemoryError::OutOfMemory(_)) => {
@@ -63,8 +68,7 @@ impl Memory {
     pub(super) fn finish_pending(&mut self, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
         while let Some(step) = self.request.pending.pop_front() {
             if step.action == Action::Upload {
-                self.read_for(step.model, go_on)?;
-                self.upload(&step)?;
+                self.upload(&step, go_on)?;
             } else {
                 self.on_host(&step);
             }
@@ -108,25 +112,33 @@ impl Memory {
         Ok(())
     }
 
-    /// Takes memory and begins to copy.
-    fn upload(&mut self, step: &Move) -> Result<(), MemoryError> {
+    /// Takes memory and begins to copy, out of the host copy or, if there is none yet, out of the files, for which host copies
+    /// that are being made have to wait.
+    fn upload(&mut self, step: &Move, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
         let Some(model) = self.models.get(step.model.0) else {
             return Err(MemoryError::OutOfOrder(format!("{:?} was never registered", step.model)));
         };
         let name = model.name().to_owned();
         let from = if model.shelf.is_on_host() { Place::Host } else { Place::Disk };
+        let held = (from == Place::Disk).then(|| self.reader.hold());
         self.log(&format!("Before {name} load"));
         let begun = Instant::now();
         let lost = |source| MemoryError::of(&name, source);
         let before = self.transfer.time_copies().map_err(lost)?;
         let Some(model) = self.models.get_mut(step.model.0) else { return Ok(()) };
-        model.bring(&step.pieces).map_err(|source| match MemoryError::of(&name, source) {
+        let brought = model.bring(&step.pieces, go_on).map_err(|source| match MemoryError::of(&name, source) {
             MemoryError::OutOfMemory(full) => {
                 let doing = format!("{name} comes in");
                 MemoryError::OutOfMemory(Box::new(self.full(&doing, step.bytes, &full.reason)))
             }
             other => other,
         })?;
+        if !brought {
+            return Err(MemoryError::Stopped);
+        }
+        if held.is_some() {
+            self.reader.defer(step.model);
+        }
         let after = self.transfer.time_copies().map_err(lost)?;
         self.request.carriages.push(Carriage { at: self.report.moves.len(), begun: before, ended: after });
         // Where copies are not done behind the program's back, this is the time; elsewhere it is put right at the end.
@@ -148,36 +160,47 @@ impl Memory {
         }
     }
 
-    /// Sees to a host copy before it is uploaded.
+    /// Sees to the host copy of a model that streams from it.
     fn read_for(&mut self, id: ModelId, go_on: &dyn Fn() -> bool) -> Result<(), MemoryError> {
         let Some(shelf) = self.models.get(id.0).map(|model| Arc::clone(&model.shelf)) else { return Ok(()) };
-        let name = shelf.size().name;
-        let failed = |source| MemoryError::of(&name, source);
+        if shelf.is_on_host() {
+            return Ok(());
+        }
+        let failed = |source| MemoryError::of(&shelf.size().name, source);
+        self.reader.ask(id, &shelf);
         match self.reader.wait(id, go_on) {
-            Read::Done(took) => {
-                let bytes = shelf.size().host;
-                let seconds = took.as_secs_f64();
-                self.report.moves.push(MoveReport {
-                    model: name,
-                    from: Place::Disk,
-                    to: Place::Host,
-                    bytes,
-                    seconds: Some(seconds),
-                });
+            Read::Done(done) => {
+                self.note_read(&done);
+                done.result.map_err(failed)
             }
-            Read::Failed(source) => return Err(failed(source)),
-            Read::GivenUp => return Err(MemoryError::Stopped),
+            Read::GivenUp => Err(MemoryError::Stopped),
             Read::NeverAsked => {
-                // A model larger than all host copies may be comes from its files.
-                let may_keep = self.host_budget.is_none_or(|budget| shelf.size().host <= budget);
-                if may_keep && !shelf.is_on_host() {
-                    let begun = Instant::now();
-                    shelf.read().map_err(failed)?;
-                    self.note(&name, (Place::Disk, Place::Host), shelf.size().host, Some(begun));
-                }
+                let begun = Instant::now();
+                shelf.read(&Pace::default()).map_err(failed)?;
+                let size = shelf.size();
+                self.note(&size.name, (Place::Disk, Place::Host), size.host, Some(begun));
+                Ok(())
             }
         }
-        Ok(())
+    }
+
+    /// What came of reads that nobody waited for. One that failed is no reason to fail: the weights come from their files.
+    pub(super) fn note_reads(&mut self) {
+        for done in self.reader.ended() {
+            if let (Err(error), Some(model)) = (&done.result, self.models.get(done.model.0)) {
+                let name = model.name();
+                tracing::warn!("{name} has no copy in main memory and will come from its files: {error}");
+            }
+            self.note_read(&done);
+        }
+    }
+
+    fn note_read(&mut self, done: &Done) {
+        let Some(model) = self.models.get(done.model.0).filter(|_| done.result.is_ok()) else { return };
+        let size = model.shelf.size();
+        let seconds = Some(done.took.as_secs_f64());
+        let (from, to) = (Place::Disk, Place::Host);
+        self.report.moves.push(MoveReport { model: size.name, from, to, bytes: size.host, seconds });
     }
 
     /// A read is the reader's; a copy that makes room for others is forgotten, and the reads behind it set out.
@@ -187,6 +210,7 @@ impl Memory {
         }
         if let Some(model) = self.models.get(step.model.0) {
             let name = model.name().to_owned();
+            self.reader.cancel(step.model);
             model.shelf.forget();
             self.note(&name, (Place::Host, Place::Disk), step.bytes, None);
         }
@@ -196,16 +220,17 @@ impl Memory {
         self.read_ahead();
     }
 
-    /// Asks for all host copies that can be made before another has to make room.
+    /// Asks for all host copies that can be made before another has to make room: those first whose models are not on the
+    /// device yet.
     pub(super) fn read_ahead(&mut self) {
-        while let Some(step) = self.request.host_moves.front() {
-            if step.action != Action::Read {
-                break;
-            }
-            if let Some(model) = self.models.get(step.model.0) {
-                self.reader.ask(step.model, &model.shelf);
-            }
-            self.request.host_moves.pop_front();
+        let moves = &mut self.request.host_moves;
+        let count = moves.iter().take_while(|step| step.action == Action::Read).count();
+        let reads: Vec<ModelId> = moves.drain(..count).map(|step| step.model).collect();
+        let models = reads.iter().filter_map(|id| Some((*id, self.models.get(id.0)?)));
+        let models = models.filter(|(_, model)| !model.shelf.is_on_host());
+        let (here, coming): (Vec<_>, Vec<_>) = models.partition(|(_, model)| model.bytes() > 0);
+        for (id, model) in coming.into_iter().chain(here) {
+            self.reader.ask(id, &model.shelf);
         }
     }
 
