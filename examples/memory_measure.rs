@@ -77,7 +77,7 @@ fn main() -> Outcome<()> {
     for round in ["first", "again"] {
         let mut parts = store.parts(&transfer);
         let ((), seconds) = timed(&device, || {
-            parts.bring(&all)?;
+            parts.bring(&all, &|| true)?;
             parts.wait();
             Ok(())
         })?;
@@ -103,7 +103,7 @@ fn main() -> Outcome<()> {
     for round in ["first", "again"] {
         let mut parts = store.parts(&transfer);
         let begun = Instant::now();
-        parts.bring(&all)?;
+        parts.bring(&all, &|| true)?;
         let asked = begun.elapsed().as_secs_f64();
         parts.wait();
         let seconds = begun.elapsed().as_secs_f64();
@@ -132,7 +132,7 @@ fn main() -> Outcome<()> {
     let mut measure = |name: &str, streamed: &[usize]| -> Outcome<Tensor> {
         let mut parts = store.parts(&transfer);
         let stay: Vec<usize> = all.iter().copied().filter(|piece| !streamed.contains(piece)).collect();
-        parts.bring(&stay)?;
+        parts.bring(&stay, &|| true)?;
         let net = build(&parts.weights(streamed, true)?)?;
         device.synchronize()?;
         let weights = grown(&device, base)?;
@@ -175,7 +175,7 @@ fn main() -> Outcome<()> {
             let (_, seconds) = timed(&device, || {
                 let mut parts = store.parts(&transfer);
                 let stay: Vec<usize> = (0..count).filter(|piece| !streamed.contains(piece)).collect();
-                parts.bring(&stay)?;
+                parts.bring(&stay, &|| true)?;
                 build(&parts.weights(&streamed, false)?)?.forward(&ids)
             })?;
             put(&format!("{name}_loaded_and_run_{round}_seconds"), seconds.into());

@@ -139,7 +139,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
 
         // Out of the files, as they are.
         let mut parts = store.parts(&transfer);
-        parts.bring(&all).unwrap();
+        parts.bring(&all, &|| true).unwrap();
         check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), &expected, "files");
         drop(parts);
 
@@ -150,13 +150,13 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         assert!(ratio < 0.85, "{ratio}");
         for round in 0..3 {
             let mut parts = store.parts(&transfer);
-            parts.bring(&all).unwrap();
+            parts.bring(&all, &|| true).unwrap();
             let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
             check(&net.run().unwrap(), &expected, &format!("resident, round {round}"));
             // Memory that was just filled is freed and filled again at once.
             drop(net);
             parts.free(&all[2..5]);
-            parts.bring(&all).unwrap();
+            parts.bring(&all, &|| true).unwrap();
             let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
             check(&net.run().unwrap(), &expected, &format!("brought again, round {round}"));
         }
@@ -164,7 +164,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
             for again in [true, false] {
                 let mut parts = store.parts(&transfer);
                 let stay: Vec<usize> = all.iter().copied().filter(|at| !streamed.contains(at)).collect();
-                parts.bring(&stay).unwrap();
+                parts.bring(&stay, &|| true).unwrap();
                 let net = Net::new(&parts.weights(streamed, again).unwrap()).unwrap();
                 for _ in 0..2 {
                     check(&net.run().unwrap(), &expected, &format!("streamed {streamed:?}, {again}"));

@@ -191,7 +191,7 @@ fn a_transformer_in_8_bits_takes_half_and_predicts_what_its_rounded_twin_does() 
         assert_eq!(wide - narrow, 3 * matrices - scales, "f32 to 8 bits");
         // Device and host hold what the layout says.
         let mut parts = kept.parts(&Transfer::new(&Device::Cpu).unwrap());
-        parts.bring(&(0..kept.pieces().len()).collect::<Vec<_>>()).unwrap();
+        parts.bring(&(0..kept.pieces().len()).collect::<Vec<_>>(), &|| true).unwrap();
         assert_eq!((parts.bytes(), kept.host_bytes()), (kept.bytes(), kept.bytes()));
         kept.load_host(&Pace::default()).unwrap();
         assert_eq!(kept.loaded_bytes(), narrow as u64);

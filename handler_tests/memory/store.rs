@@ -51,7 +51,7 @@ pub fn both_ways(store: Store) -> [Weights; 2] {
     let store = Arc::new(store);
     let everything = || {
         let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
-        parts.bring(&(0..store.pieces().len()).collect::<Vec<_>>()).unwrap();
+        parts.bring(&(0..store.pieces().len()).collect::<Vec<_>>(), &|| true).unwrap();
         parts.weights(&[], true).unwrap()
     };
     store.load_host(&Pace::default()).unwrap();
@@ -309,7 +309,7 @@ fn pieces_come_and_go_by_themselves() {
     let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
 
     // Without a host copy: out of the files.
-    parts.bring(&[0, 1, 3]).unwrap();
+    parts.bring(&[0, 1, 3], &|| true).unwrap();
     assert_eq!(parts.bytes(), sizes[0] + sizes[1] + sizes[3]);
     assert_eq!(parts.arrived(), parts.bytes());
     let missing = parts.weights(&[], true).err().unwrap().to_string();
@@ -318,7 +318,7 @@ fn pieces_come_and_go_by_themselves() {
     store.load_host(&Pace::default()).unwrap();
     parts.free(&[1]);
     assert!(!parts.holds(1) && parts.holds(3));
-    parts.bring(&[1, 2, 3, 4]).unwrap();
+    parts.bring(&[1, 2, 3, 4], &|| true).unwrap();
     store.drop_host();
     let placed = parts.weights(&[], true).unwrap();
     let plain = Weights::new(Arc::clone(&net.source), DType::F32, &Device::Cpu);

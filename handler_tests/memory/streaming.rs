@@ -22,7 +22,7 @@ pub fn store(source: &Arc<dyn Source>, build: &dyn Fn(&Weights) -> Result<()>) -
 pub fn streaming(store: &Arc<Store>, streamed: &[usize], again: bool) -> Weights {
     let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
     let stay: Vec<usize> = (0..store.pieces().len()).filter(|piece| !streamed.contains(piece)).collect();
-    parts.bring(&stay).unwrap();
+    parts.bring(&stay, &|| true).unwrap();
     parts.weights(streamed, again).unwrap()
 }
 
@@ -116,10 +116,10 @@ fn only_blocks_stream_and_only_from_a_host_copy() {
     let files = flux(folder.path()).transformer;
     let store = store(&files.source, &|w| Transformer::new(&files.config, w).map(drop));
     let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
-    parts.bring(&[1, 2, 3, 4]).unwrap();
+    parts.bring(&[1, 2, 3, 4], &|| true).unwrap();
     let error = parts.weights(&[0], true).err().unwrap().to_string();
     assert!(error.contains("piece 0 cannot be streamed"), "{error}");
-    parts.bring(&[0]).unwrap();
+    parts.bring(&[0], &|| true).unwrap();
     store.drop_host();
     let error = parts.weights(&[2], true).err().unwrap().to_string();
     assert!(error.contains("without a host copy"), "{error}");

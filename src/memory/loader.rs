@@ -8,7 +8,10 @@ pub(super) mod job;
 mod rounded;
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use candle_core::{Error, Result};
 
@@ -25,7 +28,7 @@ const THREADS: usize = 16;
 
 /// How many threads this machine is worth.
 pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(4, |cores| cores.get().clamp(2, THREADS))
+    thread::available_parallelism().map_or(4, |cores| cores.get().clamp(2, THREADS))
 }
 
 /// Fills `memory` as `table` says; `progress` counts the bytes in place while it runs.
@@ -41,7 +44,7 @@ pub(super) fn fill(
     pace: &Pace,
 ) -> Result<()> {
     let jobs = job::list(table, layout, source, READ)?;
-    share_out(place(memory, jobs)?, Vec::new, |(job, numbers, scales), buffer| {
+    share_out(place(memory, jobs)?, Vec::new, &|| true, |(job, numbers, scales), buffer| {
         pace.keep()?;
         job.run(source, buffer, numbers, scales)?;
         progress.fetch_add(job.bytes() as u64, Ordering::Relaxed);
@@ -75,34 +78,51 @@ fn place<'j, 'm>(memory: &'m mut [u8], jobs: Vec<Job<'j>>) -> Result<Vec<Placed<
     Ok(placed)
 }
 
+/// How long the calling thread waits before it asks whether to go on.
+const PATIENCE: Duration = Duration::from_millis(50);
+
 /// Has [`threads`] threads do `jobs`, the first ones first, each thread with something of its own from `begin`. The first error
-/// ends it.
+/// ends it, and so does `go_on`, which the calling thread asks now and then.
 ///
 /// # Errors
-/// That of `work`.
+/// That of `work`; `go_on` said no.
 pub(super) fn share_out<J: Send, S>(
     jobs: Vec<J>,
     begin: impl Fn() -> S + Sync,
+    go_on: &dyn Fn() -> bool,
     work: impl Fn(J, &mut S) -> Result<()> + Sync,
 ) -> Result<()> {
     let threads = threads().min(jobs.len());
     let jobs = Mutex::new(jobs.into_iter());
     let problem = Mutex::new(None);
-    let run = || {
+    let give_up = |error| {
+        problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        *jobs.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new().into_iter();
+    };
+    // Hung up when the last thread is done.
+    let (running, done) = mpsc::channel::<()>();
+    let run = |running: mpsc::Sender<()>| {
         let mut own = begin();
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(job) = job else { return };
+            let Some(job) = job else { break };
             if let Err(error) = work(job, &mut own) {
-                problem.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                *jobs.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new().into_iter();
-                return;
+                give_up(error);
+                break;
             }
         }
+        drop(running);
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..threads {
-            scope.spawn(run);
+            let (run, running) = (&run, running.clone());
+            scope.spawn(move || run(running));
+        }
+        drop(running);
+        while done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            if !go_on() {
+                give_up(Error::Msg("loading was given up".to_owned()));
+            }
         }
     });
     match problem.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -72,11 +72,11 @@ impl Model {
         net.is_some_and(|net| Arc::strong_count(net) > 1)
     }
 
-    /// Takes memory for `pieces` and begins to copy; false if `go_on` said no between two of them.
+    /// Takes memory for `pieces` and begins to copy: one after the other out of a host copy, all at once out of the files.
     ///
     /// # Errors
-    /// The device has no room or is lost; the files cannot be read.
-    pub(super) fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<bool> {
+    /// The device has no room or is lost, the files cannot be read, `go_on` said no. Pieces that came before stay.
+    pub(super) fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
         let device = self.device.get_or_insert_with(|| {
             self.steps.clear();
             let held = vec![false; self.size.pieces.len()];
@@ -84,21 +84,20 @@ impl Model {
         });
         // Built on fewer pieces.
         device.drop_net();
-        for piece in pieces {
-            if !go_on() {
-                return Ok(false);
-            }
-            if let Err(error) = device.arrival.bring(std::slice::from_ref(piece)) {
+        for pieces in pieces.chunks(if self.shelf.is_on_host() { 1 } else { pieces.len().max(1) }) {
+            if let Err(error) = device.arrival.bring(pieces, go_on) {
                 if !device.held.contains(&true) {
                     self.device = None;
                 }
                 return Err(error);
             }
-            if let Some(held) = device.held.get_mut(*piece) {
-                *held = true;
+            for piece in pieces {
+                if let Some(held) = device.held.get_mut(*piece) {
+                    *held = true;
+                }
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Builds the net, if it is not built yet: microseconds, and no memory but a ring for what is `streamed`.

@@ -63,21 +63,30 @@ impl Drop for Buffer {
 }
 
 impl Passage {
-    /// Brings one segment of `layout` to `lanes`, its own. Returns when all of it is read; copies may still run.
+    /// Brings segments of `layout` to their lanes, the first ones first. Returns when all is read; copies may still run. The
+    /// calling thread asks `go_on` now and then.
     ///
     /// # Errors
-    /// A file cannot be read, a tensor cannot be converted, no page-locked memory, a lost card. What was begun may still run.
+    /// A file cannot be read, a tensor cannot be converted, no page-locked memory, a lost card, `go_on` said no. What was begun
+    /// may still run.
     pub(super) fn bring(
         &self,
         transfer: &Transfer,
         (layout, source): (&Layout, &dyn Source),
-        segment: usize,
-        lanes: &[DeviceLane],
+        segments: &[(usize, Vec<DeviceLane>)],
+        go_on: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let table = Table::new(layout, &[segment]);
-        let jobs = job::list(&table, layout, source, BUFFER)?;
-        loader::share_out(jobs, Vec::new, |job, scratch| {
-            let targets = [Target::of(&table, &job.numbers, lanes)?, Target::of(&table, &job.scales, lanes)?];
+        let mut jobs = Vec::new();
+        for (segment, lanes) in segments {
+            let table = Table::new(layout, &[*segment]);
+            for job in job::list(&table, layout, source, BUFFER)? {
+                let targets =
+                    [Target::of(&table, &job.numbers, lanes)?, Target::of(&table, &job.scales, lanes)?];
+                jobs.push((job, targets));
+            }
+        }
+        // All at once: a thread's first call of the driver takes as long as some of its reads.
+        loader::share_out(jobs, Vec::new, go_on, |(job, targets), scratch| {
             self.carry(&job, source, scratch, transfer, targets)
         })
     }

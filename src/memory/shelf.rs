@@ -33,11 +33,12 @@ pub trait Shelf: Send + Sync {
 
 /// A model on the device, or on its way there. Dropping it frees what has come, nets built on it aside.
 pub trait Arrival: Send {
-    /// Takes memory for `pieces` and begins to copy; does not wait, if there is a host copy, and else reads the files.
+    /// Takes memory for `pieces` and begins to copy; does not wait, if there is a host copy, and else reads the files while
+    /// `go_on`.
     ///
     /// # Errors
-    /// The device has no room or is lost. Pieces that came before stay.
-    fn bring(&mut self, pieces: &[usize]) -> Result<()>;
+    /// The device has no room or is lost, the files cannot be read, `go_on` said no. Nothing of `pieces` came then.
+    fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()>;
 
     /// What a net is built from, once all but the `streamed` pieces are there; takes the memory of a ring for those, which
     /// lives as long as the net. Computing that is asked for from now on waits for the copies.

@@ -192,45 +192,65 @@ pub struct Parts {
 
 impl Parts {
     /// Allocates `pieces` and begins to copy them, out of the host copy or, if there is none, out of the files. Pieces that
-    /// are here already stay. With a host copy it returns before the copies are done, without one when all has been read.
+    /// are here already stay. With a host copy it returns before the copies are done, without one when all has been read, or
+    /// `go_on` said no.
     ///
     /// # Errors
-    /// The device has no room or is lost, or the files cannot be read. Pieces that came before stay.
-    pub fn bring(&mut self, pieces: &[usize]) -> Result<()> {
-        let host = self.store.host();
+    /// The device has no room or is lost, the files cannot be read, `go_on` said no. With a host copy pieces that came before
+    /// stay; of what comes from the files all does or nothing.
+    pub fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
         let missing: Vec<usize> = pieces.iter().copied().filter(|piece| !self.holds(*piece)).collect();
-        missing.into_iter().try_for_each(|piece| self.copy(host.as_ref(), piece))
+        match self.store.host() {
+            Some(host) => missing.into_iter().try_for_each(|piece| self.copy(&host, piece)),
+            None => self.read(&missing, go_on),
+        }
     }
 
-    fn copy(&mut self, host: Option<&Arc<HostArena>>, piece: usize) -> Result<()> {
-        let store = &self.store;
-        let Some(segment) = store.layout.segments().get(piece) else {
-            return Err(Error::Msg(format!("{}: no piece {piece}", store.name)));
+    fn copy(&mut self, host: &Arc<HostArena>, piece: usize) -> Result<()> {
+        let lanes = self.lanes(piece)?;
+        let copied = lanes.iter().try_for_each(|lane| self.transfer.copy(host, piece, lane));
+        let mark = self.close(copied)?;
+        host.read_until(mark.clone());
+        self.put(piece, &lanes, mark);
+        Ok(())
+    }
+
+    fn read(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
+        let lanes = pieces.iter().map(|piece| Ok((*piece, self.lanes(*piece)?)));
+        let lanes: Vec<(usize, Vec<DeviceLane>)> = lanes.collect::<Result<_>>()?;
+        let files = (self.store.layout.as_ref(), self.store.source.as_ref());
+        let brought = self.transfer.passage().bring(&self.transfer, files, &lanes, go_on);
+        let mark = self.close(brought.map_err(|error| self.store.named(&error)))?;
+        for (piece, lanes) in &lanes {
+            self.put(*piece, lanes, mark.clone());
+        }
+        Ok(())
+    }
+
+    /// Room for a piece.
+    fn lanes(&self, piece: usize) -> Result<Vec<DeviceLane>> {
+        let Some(segment) = self.store.layout.segments().get(piece) else {
+            return Err(Error::Msg(format!("{}: no piece {piece}", self.store.name)));
         };
         let lane = |lane: &Lane| DeviceLane::new(lane.dtype, lane.bytes, self.transfer.device());
-        let lanes = segment.lanes.iter().map(lane).collect::<Result<Vec<_>>>()?;
-        let copied = match host {
-            Some(host) => lanes.iter().try_for_each(|lane| self.transfer.copy(host, piece, lane)),
-            None => {
-                let files = (store.layout.as_ref(), store.source.as_ref());
-                let brought = self.transfer.passage().bring(&self.transfer, files, piece, &lanes);
-                brought.map_err(|error| store.named(&error))
-            }
-        };
-        // What was begun must end before the lanes are freed.
+        segment.lanes.iter().map(lane).collect()
+    }
+
+    /// Passes when what was `begun` is done. What failed half way must end before its lanes are freed.
+    fn close(&self, begun: Result<()>) -> Result<Mark> {
         let mark = self.transfer.mark_copies()?;
-        if let Err(error) = copied {
+        if let Err(error) = begun {
             self.transfer.compute_after(&mark)?;
             return Err(error);
         }
-        if let Some(host) = host {
-            host.read_until(mark.clone());
-        }
+        Ok(mark)
+    }
+
+    fn put(&mut self, piece: usize, lanes: &[DeviceLane], mark: Mark) {
         if let Some(place) = self.places.get_mut(piece) {
             let lanes = lanes.iter().map(|lane| lane.tensor().clone()).collect();
             *place = Place { lanes, arrived: Some(mark) };
         }
-        Ok(())
     }
 
     /// Lets go of `pieces`. Nets over them must have been dropped, or they hold the memory on.

@@ -51,8 +51,8 @@ impl Shelf for Stored {
 }
 
 impl Arrival for Parts {
-    fn bring(&mut self, pieces: &[usize]) -> Result<()> {
-        self.bring(pieces)
+    fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
+        self.bring(pieces, go_on)
     }
 
     fn weights(&mut self, streamed: &[usize]) -> Result<Weights> {

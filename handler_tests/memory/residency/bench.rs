@@ -141,10 +141,13 @@ struct Arrived {
 }
 
 impl Arrival for Arrived {
-    fn bring(&mut self, pieces: &[usize]) -> Result<()> {
+    fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
+        if !go_on() {
+            return Err(Error::Msg("given up".to_owned()));
+        }
+        let mut counter = self.counter.lock().unwrap();
+        counter.take(pieces.iter().map(|piece| self.size.pieces[*piece]).sum())?;
         for piece in pieces {
-            let mut counter = self.counter.lock().unwrap();
-            counter.take(self.size.pieces[*piece])?;
             counter.log.push(format!("bring {} {piece}", self.size.name));
             self.held.push(*piece);
         }

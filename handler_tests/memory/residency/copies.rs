@@ -1,7 +1,7 @@
 //! Copies in main memory: made beside the computing, within their budget, and never waited for where files will do.
 
 use marquee::input::plan::AutoUnload::{No, Yes};
-use marquee::memory::{Limit, Limits};
+use marquee::memory::{Limit, Limits, MemoryError};
 
 use super::bench::{Bench, Reads, visit};
 
@@ -90,6 +90,16 @@ fn one_that_cannot_be_made_is_no_reason_to_fail() {
         let moves = bench.memory.finish().moves;
         assert!(moves.iter().all(|step| serde_json::to_value(step.to).unwrap() != "host"), "{moves:?}");
     }
+}
+
+#[test]
+fn a_request_that_is_stopped_while_files_are_read_says_so() {
+    let mut bench = Bench::roomy(100);
+    let model = bench.model("model", &[10], 0);
+    bench.begin(vec![visit(1, &[model.id()], 0)], [Yes; 3]);
+    assert!(matches!(bench.memory.enter_while(&|| false), Err(MemoryError::Stopped)));
+    bench.memory.finish();
+    assert_eq!(bench.used(), 0);
 }
 
 /// Streaming has no other way.

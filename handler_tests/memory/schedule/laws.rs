@@ -270,7 +270,7 @@ proptest! {
                     match step.action {
                         Action::Upload => waiting.push(entry),
                         Action::Free => assert!(!waiting.contains(&entry), "{step:?} in visit {visit} was never used"),
-                        Action::Read | Action::Forget => {}
+                        Action::Keep | Action::Read | Action::Forget => {}
                     }
                 }
                 replay.apply(step);
@@ -283,7 +283,7 @@ proptest! {
                     match step.action {
                         Action::Upload => waiting.push(entry),
                         Action::Free => assert!(!waiting.contains(&entry), "{step:?} during visit {visit} was never used"),
-                        Action::Read | Action::Forget => {}
+                        Action::Keep | Action::Read | Action::Forget => {}
                     }
                 }
                 replay.apply(step);

@@ -70,7 +70,7 @@ impl<'a> Replay<'a> {
         assert!(!step.pieces.is_empty(), "an empty move: {step:?}");
         assert!(step.pieces.is_sorted(), "{step:?}");
         let bytes: u64 = match step.action {
-            Action::Upload | Action::Free => step.pieces.iter().map(|piece| self.piece(model, *piece)).sum(),
+            Action::Upload | Action::Free | Action::Keep => step.pieces.iter().map(|piece| self.piece(model, *piece)).sum(),
             Action::Read | Action::Forget => self.sizes[model].host,
         };
         assert_eq!(step.bytes, bytes, "{step:?}");
@@ -89,6 +89,11 @@ impl<'a> Replay<'a> {
                 if !self.held[model].contains(&true) {
                     self.steps[model].clear();
                 }
+            }
+            Action::Keep => {
+                let held: Vec<usize> = (0..self.held[model].len()).filter(|at| self.held[model][*at]).collect();
+                assert_eq!(step.pieces, held, "{step:?}");
+                self.steps[model].clear();
             }
             Action::Read | Action::Forget => {
                 assert_eq!(self.copies[model], step.action == Action::Forget, "{step:?}");

@@ -61,7 +61,7 @@ fn a_stay_that_the_timetable_ends_is_renewed_while_something_else_computes() {
     let sizes = [size(&[50], 0), size(&[20], 0)];
     let visits = vec![visit(1, &[A], 0), visit(2, &[B], 0), visit(3, &[A], 0)];
     let plan = planned(&sizes, visits.clone(), [Yes; 3], 100, true);
-    assert_eq!(plan.stages[1].during, [step(A, Action::Free, &[0], 50), step(A, Action::Upload, &[0], 50)]);
+    assert_eq!(plan.stages[1].during, [step(A, Action::Keep, &[0], 50)]);
     assert_eq!(plan.stages[2].due[0].label, "Step2 models");
     assert!(plan.stages[2].before.is_empty());
     assert_eq!((plan.closing[0].label.as_str(), plan.left), ("Flux Inpainting", 0));

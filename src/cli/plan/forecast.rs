@@ -24,7 +24,7 @@ impl Forecast {
         let rate = match step.action {
             Action::Upload => self.bus,
             Action::Read => self.disk,
-            Action::Free | Action::Forget => return 0.0,
+            Action::Free | Action::Keep | Action::Forget => return 0.0,
         };
         step.bytes as f64 / (rate * 1e9)
     }
@@ -116,6 +116,7 @@ pub(super) fn places(action: Action) -> (&'static str, &'static str) {
         Action::Read => ("disk", "host"),
         Action::Upload => ("host", "device"),
         Action::Free => ("device", "host"),
+        Action::Keep => ("device", "device"),
         Action::Forget => ("host", "disk"),
     }
 }

@@ -81,6 +81,7 @@ fn line(out: &mut String, forecast: &Forecast, indent: &str, step: &Move) -> std
         Action::Read => ('.', "disk to host"),
         Action::Upload => ('+', "host to card"),
         Action::Free => ('-', "off the card"),
+        Action::Keep => ('=', "stays for a later step"),
         Action::Forget => ('.', "off the host"),
     };
     let whole =

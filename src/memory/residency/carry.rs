@@ -20,6 +20,7 @@ impl Memory {
         for step in &stage.before {
             match step.action {
                 Action::Free => self.evict(step)?,
+                Action::Keep => self.keep(step),
                 Action::Upload => {
                     self.settle_for(step.bytes)?;
                     if streams(step.model) {
@@ -36,12 +37,17 @@ impl Memory {
 
     /// What later visits need begins to come in; what is not in host memory yet waits for the next visit.
     pub(super) fn set_out(&mut self, moves: Vec<Move>) -> Result<(), MemoryError> {
-        for step in moves.iter().filter(|step| step.action == Action::Free) {
-            self.evict(step)?;
+        for step in &moves {
+            match step.action {
+                Action::Free => self.evict(step)?,
+                Action::Keep => self.keep(step),
+                Action::Upload | Action::Read | Action::Forget => {}
+            }
         }
         let coming = moves.iter().filter(|step| step.action == Action::Upload).map(|step| step.bytes).sum();
         self.settle_for(coming)?;
-        self.request.pending = moves.into_iter().filter(|step| step.action != Action::Free).collect();
+        let begins = |step: &Move| !matches!(step.action, Action::Free | Action::Keep);
+        self.request.pending = moves.into_iter().filter(begins).collect();
         while let Some(step) = self.request.pending.front() {
             let ready = self.models.get(step.model.0).is_some_and(|model| model.shelf.is_on_host());
             if step.action == Action::Upload && !ready {
@@ -93,6 +99,15 @@ impl Memory {
         Ok(())
     }
 
+    /// The steps that used it so far have no more say in how long it stays.
+    fn keep(&mut self, step: &Move) {
+        if let Some(model) = self.models.get_mut(step.model.0) {
+            model.steps.clear();
+            let label = format!("{} stays for a later step", model.name());
+            self.log(&label);
+        }
+    }
+
     /// Frees pieces of a model, unless somebody leases it.
     pub(super) fn free(&mut self, id: ModelId, pieces: &[usize]) -> Result<(), MemoryError> {
         let Some(model) = self.models.get_mut(id.0) else { return Ok(()) };
@@ -126,16 +141,14 @@ impl Memory {
         let lost = |source| MemoryError::of(&name, source);
         let before = self.transfer.time_copies().map_err(lost)?;
         let Some(model) = self.models.get_mut(step.model.0) else { return Ok(()) };
-        let brought = model.bring(&step.pieces, go_on).map_err(|source| match MemoryError::of(&name, source) {
+        model.bring(&step.pieces, go_on).map_err(|source| match MemoryError::of(&name, source) {
             MemoryError::OutOfMemory(full) => {
                 let doing = format!("{name} comes in");
                 MemoryError::OutOfMemory(Box::new(self.full(&doing, step.bytes, &full.reason)))
             }
+            _ if held.is_some() && !go_on() => MemoryError::Stopped,
             other => other,
         })?;
-        if !brought {
-            return Err(MemoryError::Stopped);
-        }
         if held.is_some() {
             self.reader.defer(step.model);
         }

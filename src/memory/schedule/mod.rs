@@ -103,6 +103,9 @@ pub enum Action {
     Upload,
     /// Off the device.
     Free,
+    /// Stays on the device for a later step of the request, although the timetable ends its stay before: what would come back
+    /// at once need not leave.
+    Keep,
     /// Off the host.
     Forget,
 }
@@ -213,7 +216,7 @@ fn highest(bytes: u64, moves: &[Move]) -> u64 {
         match step.action {
             Action::Upload => now += step.bytes,
             Action::Free => now -= step.bytes,
-            Action::Read | Action::Forget => {}
+            Action::Keep | Action::Read | Action::Forget => {}
         }
         now
     });

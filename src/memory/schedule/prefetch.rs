@@ -87,7 +87,8 @@ impl State<'_> {
     }
 
     /// The timetable ends the model's stay before `later` needs it. The stay ends now and the next begins while the device
-    /// computes, as far as there is room, instead of later while it waits. Whether all of it is there then.
+    /// computes, as far as there is room, instead of later while it waits: what is there stays, the rest comes in. Whether all
+    /// of it is there then.
     fn renew(
         &mut self,
         model: usize,
@@ -115,8 +116,12 @@ impl State<'_> {
             return false;
         }
         let all = wanted.len() == form.len();
-        moves.extend(self.turn(model, self.held(model), Action::Free));
-        moves.extend(self.turn(model, wanted, Action::Upload));
+        let held = self.held(model);
+        let odd = held.iter().copied().filter(|piece| !wanted.contains(piece)).collect();
+        let missing = wanted.into_iter().filter(|piece| !held.contains(piece)).collect();
+        moves.extend(self.turn(model, odd, Action::Free));
+        moves.extend(self.keep(model));
+        moves.extend(self.turn(model, missing, Action::Upload));
         all
     }
 

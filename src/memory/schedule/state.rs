@@ -152,6 +152,16 @@ impl<'a> State<'a> {
         (!pieces.is_empty()).then_some(Move { model: ModelId(model), action, pieces, bytes })
     }
 
+    /// What is there of a model stays on, as if it had just come.
+    pub(super) fn keep(&mut self, model: usize) -> Option<Move> {
+        let pieces = self.held(model);
+        let bytes = self.held_bytes(model);
+        let tracked = self.models.get_mut(model)?;
+        tracked.steps.clear();
+        tracked.used = None;
+        (!pieces.is_empty()).then_some(Move { model: ModelId(model), action: Action::Keep, pieces, bytes })
+    }
+
     /// The rest of what a visit needs comes in.
     pub(super) fn load(&mut self, visit: usize) -> Vec<Move> {
         self.wanted(visit)
