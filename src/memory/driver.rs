@@ -14,7 +14,7 @@ pub struct Usage {
 }
 
 /// Who counts. A card's driver, or a test.
-pub trait Driver: Send {
+pub trait Driver: Send + Sync {
     /// Memory of all processes together, without waiting for the device; `None` where nobody counts (a CPU).
     ///
     /// # Errors

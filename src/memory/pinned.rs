@@ -8,7 +8,7 @@ use memmap2::MmapMut;
 
 /// Bytes that one registration locks. Copies must not cross a border between two. A multiple of a huge page.
 #[cfg(feature = "cuda")]
-pub const PIECE: usize = 64 << 20;
+pub const PIECE: usize = 512 << 20;
 
 /// Zero bytes that become real memory when they are first written.
 pub struct HostMemory {

@@ -4,6 +4,7 @@
 
 mod carry;
 mod relief;
+mod settling;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -25,6 +26,7 @@ use super::{Handle, Lease, Limit, MemoryError};
 use crate::config::EngineConfig;
 use crate::input::plan::AutoUnload;
 use crate::models::weights::{Source, Weights};
+use settling::Settling;
 
 /// `GPU_BUDGET`, `HOST_BUDGET`, `HOST_PACKING`, `AUTO_UNLOAD_THRESHOLD`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,7 +73,8 @@ pub struct Spec {
 /// All models of a process and where they are.
 pub struct Memory {
     device: Device,
-    driver: Box<dyn Driver>,
+    driver: Arc<dyn Driver>,
+    settling: Option<Settling>,
     transfer: Transfer,
     limits: Limits,
     room: Room,
@@ -138,7 +141,8 @@ impl Memory {
             device: device.clone(),
             room: Room::new(limits.gpu, usage),
             host_budget: host_budget(limits.host, device.is_cpu()),
-            driver,
+            driver: driver.into(),
+            settling: None,
             transfer,
             limits,
             models: Vec::new(),
@@ -302,7 +306,7 @@ impl Memory {
         let Some(stage) = self.request.stages.front_mut() else { return };
         let due = std::mem::take(&mut stage.due);
         // A device that is lost now says so at the next call.
-        if let Err(error) = self.depart(due) {
+        if let Err(error) = self.depart_behind(due) {
             tracing::warn!("the models of step {step} could not be unloaded: {error}");
         }
     }
@@ -312,14 +316,18 @@ impl Memory {
     /// # Errors
     /// The device is lost.
     pub fn unload(&mut self, label: &str, models: &[ModelId]) -> Result<(), MemoryError> {
-        self.log(&format!("Before {label} unload"));
-        for id in models {
-            let all = self.models.get(id.0).map_or(0, |model| model.size.pieces.len());
-            self.free(*id, &(0..all).collect::<Vec<_>>())?;
-        }
+        self.free_all(label, models)?;
         self.settle()?;
         self.log(&format!("After {label} unload"));
         Ok(())
+    }
+
+    fn free_all(&mut self, label: &str, models: &[ModelId]) -> Result<(), MemoryError> {
+        self.log(&format!("Before {label} unload"));
+        models.iter().try_for_each(|id| {
+            let all = self.models.get(id.0).map_or(0, |model| model.size.pieces.len());
+            self.free(*id, &(0..all).collect::<Vec<_>>())
+        })
     }
 
     /// The request is over, well or not: what may stay no longer leaves; what happened is told. What is leased still stays.
@@ -337,6 +345,9 @@ impl Memory {
             if let Err(error) = self.unload(&label, &models) {
                 tracing::warn!("{label} could not be unloaded: {error}");
             }
+        }
+        if let Err(error) = self.wait_settled() {
+            tracing::warn!("freed memory is not back: {error}");
         }
         // Between requests nothing is kept but models.
         if let Err(error) = self.driver.keep(0) {

@@ -1,6 +1,7 @@
 //! A device of so many bytes, and models that are only numbers.
 
 use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Error, Result};
@@ -27,6 +28,8 @@ pub(super) struct Counter {
     pub(super) kept: u64,
     /// Length of the log at each wait for freed memory.
     pub(super) settled: Vec<usize>,
+    /// The next wait takes until this says something.
+    pub(super) gate: Option<Receiver<()>>,
     /// The next allocation fails with these words.
     pub(super) fail: Option<String>,
 }
@@ -56,6 +59,9 @@ impl Driver for Counting {
     }
 
     fn settle(&self) -> Result<()> {
+        let gate = self.0.lock().unwrap().gate.take();
+        // Hung up, or told to go on: either way it is open.
+        let _ = gate.map(|gate| gate.recv());
         let mut counter = self.0.lock().unwrap();
         let at = counter.log.len();
         counter.settled.push(at);

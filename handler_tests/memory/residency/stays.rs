@@ -1,5 +1,7 @@
 //! Leases, timetables and what is left for the next request.
 
+use std::sync::mpsc::channel;
+
 use marquee::input::plan::AutoUnload::{Auto, No, Yes};
 use marquee::memory::MemoryError;
 
@@ -168,6 +170,27 @@ fn freed_activations_stay_only_where_there_is_room_for_them_beside_everything() 
         bench.memory.finish();
         assert_eq!(bench.counter.lock().unwrap().kept, 0, "between requests");
     }
+}
+
+/// Between two steps the processor has work of its own, which need not wait for the driver.
+#[test]
+fn what_leaves_after_a_step_goes_back_beside_what_follows() {
+    let mut bench = Bench::roomy(1000);
+    let (sdxl, flux) = (bench.model("SDXL", &[50], 0), bench.model("FLUX", &[100], 0));
+    bench.begin(vec![visit(2, &[sdxl.id()], 0), visit(3, &[flux.id()], 0)], [Yes; 3]);
+    bench.enter_and_read();
+    let (open, gate) = channel();
+    {
+        let mut counter = bench.counter.lock().unwrap();
+        counter.gate = Some(gate);
+        counter.settled.clear();
+    }
+    // Would not return if it waited.
+    bench.memory.step_done(2);
+    assert!(bench.counter.lock().unwrap().settled.is_empty(), "the driver is not done");
+    open.send(()).unwrap();
+    bench.memory.unload("all", &[flux.id()]).unwrap();
+    assert_eq!(bench.counter.lock().unwrap().settled.len(), 2, "the other thread's wait, then its own");
 }
 
 /// Freed memory goes back to the driver at the next synchronisation; what came in before that counts it still as taken.

@@ -73,6 +73,17 @@ fn a_stay_that_the_timetable_ends_is_renewed_while_something_else_computes() {
 }
 
 #[test]
+fn as_much_of_a_renewed_stay_as_has_room_does_not_move() {
+    let sizes = [size(&[20, 20, 20], 0), size(&[50], 0)];
+    let visits = vec![visit(1, &[A], 0), visit(2, &[B], 0), visit(3, &[A], 0)];
+    let plan = planned(&sizes, visits, [Yes; 3], 100, true);
+    assert_eq!(plan.stages[1].before, [step(A, Action::Free, &[2], 20), step(B, Action::Upload, &[0], 50)]);
+    assert_eq!(plan.stages[1].during, [step(A, Action::Keep, &[0, 1], 40)]);
+    assert_eq!(plan.stages[2].before, [step(A, Action::Upload, &[2], 20)]);
+    assert_eq!((plan.closing[0].label.as_str(), plan.left), ("Flux Inpainting", 0));
+}
+
+#[test]
 fn as_many_blocks_stay_as_fit_and_the_streamed_ones_lie_between_them() {
     let mut pieces = vec![5];
     pieces.extend([10; 12]);

@@ -250,16 +250,11 @@ impl Memory {
     /// Before `coming` bytes come in: waits until what was freed is back, if there is no room for both. Waiting is waiting for
     /// all computing.
     fn settle_for(&mut self, coming: u64) -> Result<(), MemoryError> {
+        let unsettled = self.unsettled()?;
         let work = self.visit().map_or(0, |visit| visit.work);
-        let all = self.allocated() + self.unsettled + coming + work;
+        let all = self.allocated() + unsettled + coming + work;
         let fits = self.request.budget.is_some_and(|budget| all <= budget);
-        if self.unsettled == 0 || fits { Ok(()) } else { self.settle() }
-    }
-
-    pub(super) fn settle(&mut self) -> Result<(), MemoryError> {
-        self.driver.settle().map_err(|source| MemoryError::of("the device", source))?;
-        self.unsettled = 0;
-        Ok(())
+        if unsettled == 0 || fits { Ok(()) } else { self.settle() }
     }
 
     fn note(&mut self, model: &str, (from, to): (Place, Place), bytes: u64, begun: Option<Instant>) {
