@@ -11,7 +11,7 @@ use marquee::models::flux::{Conditioner, Transformer};
 use marquee::models::ops::{Eight, Int8, Linear, Rounding};
 use marquee::models::weights::{ALIGNMENT, Content, Entry, Gguf, Part, Recipe, Renamed, Source, Weights};
 
-use super::store::{flux, noise, both_ways, same, saved};
+use super::store::{both_ways, flux, noise, same, saved};
 use super::streaming::{input, run, store, streaming};
 
 const BOTH: [Rounding; 2] = [Rounding::E4m3, Rounding::Int8];

@@ -80,7 +80,8 @@ fn compare(source: &Arc<dyn Source>, dtype: DType, build: &dyn Fn(&Weights) -> R
 fn tensors_longer_than_a_buffer_arrive_whole() {
     let folder = tempfile::tempdir().unwrap();
     let wide = noise(&[1300, 1111], 1);
-    let source = saved(folder.path(), &[("a.weight", wide.clone()), ("b.weight", noise(&[256, 128, 5, 5], 2))]);
+    let source =
+        saved(folder.path(), &[("a.weight", wide.clone()), ("b.weight", noise(&[256, 128, 5, 5], 2))]);
     compare(&source, DType::F32, &|w| {
         w.get((1300, 1111), "a.weight")?;
         w.get((256, 128, 5, 5), "b.weight").map(drop)

@@ -57,9 +57,10 @@ type Placed<'j, 'm> = (Job<'j>, &'m mut [u8], &'m mut [u8]);
 
 /// Gives each job its part of `memory`.
 fn place<'j, 'm>(memory: &'m mut [u8], jobs: Vec<Job<'j>>) -> Result<Vec<Placed<'j, 'm>>> {
-    let ranges = jobs.iter().enumerate().flat_map(|(index, job)| {
-        [(job.numbers.clone(), index, false), (job.scales.clone(), index, true)]
-    });
+    let ranges = jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(index, job)| [(job.numbers.clone(), index, false), (job.scales.clone(), index, true)]);
     let mut ranges: Vec<_> = ranges.filter(|(range, ..)| !range.is_empty()).collect();
     ranges.sort_by_key(|(range, ..)| range.start);
     let mut placed: Vec<Placed<'j, 'm>> =

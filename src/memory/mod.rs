@@ -22,11 +22,11 @@ mod log;
 #[cfg(feature = "models")]
 mod model;
 #[cfg(feature = "models")]
+pub mod pace;
+#[cfg(feature = "models")]
 pub mod packed;
 #[cfg(feature = "models")]
 mod packing;
-#[cfg(feature = "models")]
-pub mod pace;
 #[cfg(feature = "models")]
 mod passage;
 #[cfg(feature = "models")]

@@ -103,18 +103,15 @@ impl Passage {
         let ready = pool.idle.front().is_some_and(|oldest| enough || passed(oldest));
         let idle = if ready { pool.idle.pop_front() } else { None };
         drop(pool);
-        let mut buffer = match idle {
-            Some(mut buffer) => {
-                if let Some(mark) = buffer.read.take() {
-                    mark.wait();
-                }
-                buffer
+        let mut buffer = if let Some(mut buffer) = idle {
+            if let Some(mark) = buffer.read.take() {
+                mark.wait();
             }
-            None => {
-                let buffer = Buffer::new(transfer.device())?;
-                self.pool().made += 1;
-                buffer
-            }
+            buffer
+        } else {
+            let buffer = Buffer::new(transfer.device())?;
+            self.pool().made += 1;
+            buffer
         };
         let done = work(&mut buffer);
         self.pool().idle.push_back(buffer);
@@ -195,7 +192,11 @@ impl Buffer {
 }
 
 /// The places of a job's numbers and scales in `memory`.
-fn split<'m>(memory: &'m mut [u8], job: &job::Job<'_>, behind: usize) -> Result<(&'m mut [u8], &'m mut [u8])> {
+fn split<'m>(
+    memory: &'m mut [u8],
+    job: &job::Job<'_>,
+    behind: usize,
+) -> Result<(&'m mut [u8], &'m mut [u8])> {
     let short = || Error::Msg("a buffer is shorter than what is read into it; please report this".to_owned());
     let (numbers, rest) = memory.split_at_mut_checked(behind).ok_or_else(short)?;
     let numbers = numbers.get_mut(..job.numbers.len()).ok_or_else(short)?;

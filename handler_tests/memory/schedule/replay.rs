@@ -70,7 +70,9 @@ impl<'a> Replay<'a> {
         assert!(!step.pieces.is_empty(), "an empty move: {step:?}");
         assert!(step.pieces.is_sorted(), "{step:?}");
         let bytes: u64 = match step.action {
-            Action::Upload | Action::Free | Action::Keep => step.pieces.iter().map(|piece| self.piece(model, *piece)).sum(),
+            Action::Upload | Action::Free | Action::Keep => {
+                step.pieces.iter().map(|piece| self.piece(model, *piece)).sum()
+            }
             Action::Read | Action::Forget => self.sizes[model].host,
         };
         assert_eq!(step.bytes, bytes, "{step:?}");
@@ -91,7 +93,8 @@ impl<'a> Replay<'a> {
                 }
             }
             Action::Keep => {
-                let held: Vec<usize> = (0..self.held[model].len()).filter(|at| self.held[model][*at]).collect();
+                let held: Vec<usize> =
+                    (0..self.held[model].len()).filter(|at| self.held[model][*at]).collect();
                 assert_eq!(step.pieces, held, "{step:?}");
                 self.steps[model].clear();
             }

@@ -51,7 +51,12 @@ pub(super) fn convert(from: &[u8], dtype: DType, into: &mut [u8], to: DType) -> 
 }
 
 /// (outputs, inputs, window) to (outputs, window, inputs).
-pub(super) fn channels_last<T: Pod>(from: &[u8], into: &mut [u8], inputs: usize, window: usize) -> Result<()> {
+pub(super) fn channels_last<T: Pod>(
+    from: &[u8],
+    into: &mut [u8],
+    inputs: usize,
+    window: usize,
+) -> Result<()> {
     let (from, into) = (numbers::<T>(from)?, numbers_mut::<T>(into)?);
     let kernel = inputs * window;
     for (from, into) in from.chunks_exact(kernel).zip(into.chunks_exact_mut(kernel)) {

@@ -132,7 +132,12 @@ fn rows<'a>(
     let (mut at, mut scale) = (numbers.start, scales.start);
     for part in extents.into_iter().flat_map(|extent| parts(extent, columns, most)) {
         let (end, scales_end) = (at + part.elements, scale + part.elements / columns * size_of::<f32>());
-        jobs.push(Job { entry, numbers: at..end, scales: scale..scales_end, way: Way::Round(part, rounding) });
+        jobs.push(Job {
+            entry,
+            numbers: at..end,
+            scales: scale..scales_end,
+            way: Way::Round(part, rounding),
+        });
         (at, scale) = (end, scales_end);
     }
     Ok(())

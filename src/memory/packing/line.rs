@@ -9,8 +9,8 @@ use std::{mem, thread};
 use candle_core::{Error, Result};
 
 use super::super::loader;
-use super::super::packed::lane::{Blob, TILE_BYTES};
 use super::super::pace::Pace;
+use super::super::packed::lane::{Blob, TILE_BYTES};
 use super::super::packed::{self, TILE};
 use crate::models::weights::ALIGNMENT;
 
