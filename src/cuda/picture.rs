@@ -105,6 +105,7 @@ unsafe extern "C" {
         y: Address,
         scale: c_float,
         count: i64,
+        times: c_int,
         stream: Stream,
     ) -> c_int;
 }
@@ -423,7 +424,7 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
     Ok(y)
 }
 
-/// `a + round(scale · b)`, or `scale · b` without `a`; both of one shape.
+/// `a + round(scale · b)`, or `scale · b` without `a`; both of one shape, or `a` several pictures and `b` one for all.
 ///
 /// # Errors
 /// Shapes or dtypes that do not match; no room on the card.
@@ -431,15 +432,26 @@ pub fn geglu(x: &Tensor) -> Result<Tensor> {
 pub fn scaled_sum(a: Option<&Tensor>, b: &Tensor, scale: f64) -> Result<Tensor> {
     const NAME: &str = "marquee_scaled_sum";
     let format = code(NAME, b)?;
-    let b = channels_last(b)?;
-    let a = match a {
-        Some(a) => Some(beside(NAME, &channels_last(a)?, &b, b.elem_count())?),
-        None => None,
+    let shape = a.unwrap_or(b).dims4()?;
+    let times = match (shape, b.dims4()?) {
+        (shape, other) if shape == other => 1,
+        ((batch, channels, height, width), other @ (1, ..)) if (1, channels, height, width) == other => batch,
+        (_, other) => {
+            let found = format!("{other:?} for {shape:?}");
+            let expected = "pictures of one size, or one for all";
+            return Err(KernelError::Unfit { kernel: NAME, expected, found }.into());
+        }
     };
+    let b = channels_last(b)?;
+    let (batch, channels, height, width) = shape;
+    let a = a.map(|a| beside(NAME, &channels_last(a)?, &b, batch * channels * height * width)).transpose()?;
     let from = View::of(&b)?;
-    let y = empty(b.shape().clone(), b.dtype(), &from.device)?;
+    let y = empty((batch, height, width, channels), b.dtype(), &from.device)?;
+    if y.elem_count() == 0 {
+        return channels_first(&y);
+    }
     let a = a.as_ref().map(View::of).transpose()?;
-    // SAFETY: as in `group_norm`.
+    // SAFETY: as in `group_norm`; a and y are `times` as large as b.
     check(NAME, unsafe {
         marquee_scaled_sum(
             format,
@@ -448,6 +460,7 @@ pub fn scaled_sum(a: Option<&Tensor>, b: &Tensor, scale: f64) -> Result<Tensor> 
             View::of(&y)?.address,
             scale as c_float,
             b.elem_count() as i64,
+            times as c_int,
             from.stream(),
         )
     })?;

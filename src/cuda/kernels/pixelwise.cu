@@ -4,7 +4,8 @@
 //              keeps a norm's statistics); negative values to 0 if asked for; one rounding
 // gate:        y[p, c] = x[p, c] round(sigmoid(g[p])), rounded
 // GEGLU:       y[r, c] = x[r, c] round(gelu(x[r, inner + c])), rounded; gelu(v) = v (1 + erf(v / sqrt 2)) / 2
-// scaled sum:  y = a + round(scale b), rounded; without a: y = round(scale b)
+// scaled sum:  y = a + round(scale b), rounded, where a may be several pictures and b one for all; without a:
+//              y = round(scale b)
 //
 // Bytes: every operand is read once, y written once.
 
@@ -64,20 +65,22 @@ __global__ void geglu(const T* __restrict__ x, T* __restrict__ y, int64_t items,
     }
 }
 
-template <typename T, int N>
+// Grid (parts of b, how often a has b's size); `items` packs of b. One a thread: more of them wait for each other.
+template <typename T, int N, bool Sum>
 __global__ void scaled_sum(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ y, float scale,
                            int64_t items) {
-    for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
-         item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-        auto v = Lanes<T, N>::load(b + item * N);
-        if (a) {
-            const auto w = Lanes<T, N>::load(a + item * N);
-            for (int i = 0; i < N; ++i) v.set(i, w[i] + rounded<T>(scale * v[i]));
-        } else {
-            for (int i = 0; i < N; ++i) v.set(i, scale * v[i]);
-        }
-        v.store(y + item * N);
+    const int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (item >= items) return;
+    const int64_t at = (blockIdx.y * items + item) * N;
+    auto v = Lanes<T, N>::load(b + item * N);
+    if constexpr (Sum) {
+        const auto w = Lanes<T, N>::load(a + at);
+        // In f32 a product and a sum that the compiler may join would round once.
+        for (int i = 0; i < N; ++i) v.set(i, w[i] + rounded<T>(__fmul_rn(scale, v[i])));
+    } else {
+        for (int i = 0; i < N; ++i) v.set(i, scale * v[i]);
     }
+    v.store(y + at);
 }
 
 }  // namespace
@@ -131,15 +134,20 @@ MARQUEE_EXPORT int marquee_geglu(int format, const void* x, void* y, int64_t row
     });
 }
 
-// a (count) or null, b, y (count).
-MARQUEE_EXPORT int marquee_scaled_sum(int format, const void* a, const void* b, void* y, float scale, int64_t count, cudaStream_t stream) {
+// b (count); a, y (times, count), or a null and `times` 1.
+MARQUEE_EXPORT int marquee_scaled_sum(int format, const void* a, const void* b, void* y, float scale, int64_t count, int times,
+                       cudaStream_t stream) {
     using namespace marquee;
     return by_format(format, count, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = count / N;
-        scaled_sum<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
-            static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), scale, items);
+        const dim3 grid(blocks_for(items, 256, kAll), times);
+        const auto run = [&](auto kernel) {
+            kernel<<<grid, 256, 0, stream>>>(static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), scale,
+                                             items);
+        };
+        a ? run(scaled_sum<T, N, true>) : run(scaled_sum<T, N, false>);
         return launched();
     });
 }

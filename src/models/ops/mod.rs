@@ -29,7 +29,8 @@ pub use norm::{
     shifted_group_norm_silu, t5_norm,
 };
 pub use picture::{
-    add, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens, upsample_nearest,
+    add, add_scaled, cat_channels, each, from_map, from_tokens, gate, geglu, pixel_mean, scaled, tokens,
+    upsample_nearest,
 };
 pub use pixels::{picture_bytes, unit_picture};
 pub use rope::{QkNorm, RopeTable, rms_norm_rope};

@@ -10,15 +10,25 @@ use candle_core::{D, DType, Result, Tensor};
 #[cfg(feature = "cuda")]
 use crate::cuda::picture as kernels;
 
-/// `a + b`.
+/// `a + b`, (batch, channels, height, width) both, or a single `b` for all of `a`.
 ///
 /// # Errors
-/// Shapes that do not match.
+/// Shapes that do not match, no room on the device.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.device().is_cpu() {
-        return a + b;
+    add_scaled(a, b, 1.0)
+}
+
+/// `a + scale · b`, of [`add`]'s shapes. torch rounds the product, then the sum.
+///
+/// # Errors
+/// As [`add`].
+pub fn add_scaled(a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if a.device().is_cuda() {
+        return kernels::scaled_sum(Some(a), b, scale);
     }
-    as_it_lies(&(lying(a)? + lying(b)?)?)
+    let b = scaled(b, scale)?;
+    if b.dim(0)? == 1 { a.broadcast_add(&b) } else { a + b }
 }
 
 /// `f` of every number on its own.

@@ -62,7 +62,7 @@ impl Trunk {
         let time = self.embedder.forward(timestep, &conditioning.additions)?;
         let mut x = self.conv_in.forward(sample)?;
         if let Some(hint) = hint {
-            x = if hint.shape() == x.shape() { ops::add(&x, hint)? } else { x.broadcast_add(hint)? };
+            x = ops::add(&x, hint)?;
         }
         let mut skips = vec![x.clone()];
         for block in &self.down {

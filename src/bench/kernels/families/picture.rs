@@ -101,6 +101,39 @@ pub(in super::super) const KERNELS: &[Kernel] = &[
         draw: |dice| scaled(drawn(dice)),
         rows: || vec![Row::sdxl(scaled([2, 320, 128, 128])), Row::sdxl(scaled([2, 1280, 32, 32]))],
     },
+    Kernel {
+        name: "picture-sum",
+        family: "pixelwise",
+        dtypes: FLOATS,
+        bound: Bound::roundings(1),
+        draw: |dice| {
+            let one_for_all = dice.once_in(3);
+            sum(drawn(dice), one_for_all, ops::add)
+        },
+        rows: || {
+            vec![
+                Row::sdxl(sum([2, 320, 128, 128], false, ops::add)),
+                Row::sdxl(sum([2, 320, 128, 128], true, ops::add)),
+                Row::sdxl(sum([2, 640, 64, 64], false, ops::add)),
+                Row::sdxl(sum([2, 1280, 32, 32], false, ops::add)),
+                Row::vae(sum([1, 128, 1024, 1024], false, ops::add)),
+            ]
+        },
+    },
+    Kernel {
+        name: "scaled-sum",
+        family: "pixelwise",
+        dtypes: FLOATS,
+        bound: Bound::roundings(2),
+        draw: |dice| {
+            let one_for_all = dice.once_in(3);
+            sum(drawn(dice), one_for_all, |a, b| ops::add_scaled(a, b, 0.7))
+        },
+        rows: || {
+            let row = |x| Row::sdxl(sum(x, false, |a, b| ops::add_scaled(a, b, 0.7)));
+            vec![row([2, 320, 128, 128]), row([2, 1280, 32, 32])]
+        },
+    },
 ];
 
 fn drawn(dice: &mut Dice) -> [usize; 4] {
@@ -156,4 +189,16 @@ fn gated(x: [usize; 4]) -> Case {
 
 fn scaled(x: [usize; 4]) -> Case {
     Case::new(text(&x), [picture(x)], |[x]| one(ops::scaled(x, 0.7))).writes(count(&x))
+}
+
+/// `x` and as much again, or one picture for all.
+fn sum(x: [usize; 4], one_for_all: bool, formula: fn(&Tensor, &Tensor) -> Result<Tensor>) -> Case {
+    let [batch, channels, height, width] = x;
+    let other = [if one_for_all { 1 } else { batch }, channels, height, width];
+    Case::new(
+        if one_for_all { format!("{}, one for all", text(&x)) } else { text(&x) },
+        [picture(x), picture(other)],
+        move |[a, b]| one(formula(a, b)),
+    )
+    .writes(count(&x))
 }
