@@ -83,7 +83,7 @@ fn main() -> Outcome<()> {
     out.insert("plain", unet.forward(&sample, timestep, &told, None)?);
     let residuals =
         net.forward(&sample, timestep, &net.condition(&text, &pooled, &ids)?, &hint, control_scale)?;
-    out.insert("middle", residuals.middle().clone());
+    out.insert("middle", residuals.middle()?);
     out.insert("prediction", unet.forward(&sample, timestep, &told, Some(&residuals))?);
     drop((residuals, hint, told));
     clock.lap("first_predictions", &device)?;

@@ -42,10 +42,10 @@ pub(super) fn nets(golden: &Golden, case: &Case) -> Result<Stages> {
     let mut stages = vec![
         ("output".to_owned(), predict(None)?),
         ("controlled".to_owned(), predict(Some(&residuals))?),
-        ("middle".to_owned(), residuals.middle().clone()),
+        ("middle".to_owned(), residuals.middle()?),
     ];
     stages.extend(
-        residuals.down().iter().enumerate().map(|(index, part)| (format!("down.{index}"), part.clone())),
+        residuals.down()?.into_iter().enumerate().map(|(index, part)| (format!("down.{index}"), part)),
     );
     Ok(stages)
 }

@@ -9,22 +9,46 @@ use super::trunk::{Conditioning, Trunk};
 use crate::models::ops::{self, Conv};
 use crate::models::weights::Weights;
 
-/// What is added to a UNet: one tensor a skip, in order, and one for the middle. Scaled already.
+/// What is added to a UNet, times a scale: one tensor a skip, in order, and one for the middle.
+///
+/// They wait unscaled: whoever adds one to a skip scales it in the same pass.
 #[derive(Debug, Clone)]
 pub struct Residuals {
-    pub(super) down: Vec<Tensor>,
-    pub(super) middle: Tensor,
+    down: Vec<Tensor>,
+    middle: Tensor,
+    scale: f64,
 }
 
 impl Residuals {
-    /// One a skip, from the outermost inwards.
-    pub fn down(&self) -> &[Tensor] {
-        &self.down
+    /// One a skip, from the outermost inwards, scaled.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn down(&self) -> Result<Vec<Tensor>> {
+        self.down.iter().map(|residual| ops::scaled(residual, self.scale)).collect()
     }
 
-    /// The middle's.
-    pub fn middle(&self) -> &Tensor {
-        &self.middle
+    /// The middle's, scaled.
+    ///
+    /// # Errors
+    /// No room on the device.
+    pub fn middle(&self) -> Result<Tensor> {
+        ops::scaled(&self.middle, self.scale)
+    }
+
+    /// Adds each to its skip, and gives the sum of the middle's and `middle`.
+    pub(super) fn add_to(&self, skips: &mut [Tensor], middle: &Tensor) -> Result<Tensor> {
+        if self.down.len() != skips.len() {
+            candle_core::bail!(
+                "a ControlNet of {} residuals for a UNet of {}: they are not of one family",
+                self.down.len(),
+                skips.len()
+            );
+        }
+        for (skip, residual) in skips.iter_mut().zip(&self.down) {
+            *skip = ops::add_scaled(skip, residual, self.scale)?;
+        }
+        ops::add_scaled(middle, &self.middle, self.scale)
     }
 }
 
@@ -137,12 +161,8 @@ impl ControlNet {
             &mut Read::new(&conditioning.text),
             Some(&hint.0),
         )?;
-        let down = self
-            .down
-            .iter()
-            .zip(&skips)
-            .map(|(conv, skip)| ops::scaled(&conv.forward(skip)?, scale))
-            .collect::<Result<_>>()?;
-        Ok(Residuals { down, middle: ops::scaled(&self.middle.forward(&middle)?, scale)? })
+        let down =
+            self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip)).collect::<Result<_>>()?;
+        Ok(Residuals { down, middle: self.middle.forward(&middle)?, scale })
     }
 }

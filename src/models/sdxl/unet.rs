@@ -9,7 +9,7 @@ use super::controlnet::Residuals;
 use super::resnet::GroupNorm;
 use super::transformer::Read;
 use super::trunk::{Conditioning, Trunk};
-use crate::models::ops::{self, Conv};
+use crate::models::ops::Conv;
 use crate::models::weights::Weights;
 
 /// The UNet.
@@ -70,17 +70,7 @@ impl Unet {
         let mut text = Read::new(&conditioning.text);
         let (time, mut skips, mut x) = self.trunk.forward(sample, timestep, conditioning, &mut text, None)?;
         if let Some(residuals) = residuals {
-            if residuals.down.len() != skips.len() {
-                candle_core::bail!(
-                    "a ControlNet of {} residuals for a UNet of {}: they are not of one family",
-                    residuals.down.len(),
-                    skips.len()
-                );
-            }
-            for (skip, residual) in skips.iter_mut().zip(&residuals.down) {
-                *skip = ops::add(skip, residual)?;
-            }
-            x = ops::add(&x, &residuals.middle)?;
+            x = residuals.add_to(&mut skips, &x)?;
         }
         for block in &self.up {
             x = block.forward(x, &time, &mut text, &mut skips)?;
