@@ -152,6 +152,102 @@ template <typename T, int K, bool RESIDUAL, bool EIGHT, int PACKS> __global__ vo
     }
 }
 
+// Rows of a block where a warp has one each.
+constexpr int kRows = 4;
+
+// What `block_sum` makes of a number a thread, those of up to four warps being with one warp: added in the same order, so
+// that a row's sums do not depend on who takes them.
+template <int WARPS> __device__ __forceinline__ float sum_as_block(float (&x)[WARPS]) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2) {
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) x[w] += __shfl_xor_sync(0xffffffffu, x[w], lane);
+    }
+    if constexpr (WARPS == 1) return x[0];
+    if constexpr (WARPS == 2) return x[0] + x[1];
+    if constexpr (WARPS == 3) return x[0] + x[2] + x[1];
+    if constexpr (WARPS == 4) return (x[0] + x[2]) + (x[1] + x[3]);
+}
+
+// Affine norms of narrow rows without a gate, bit for bit those of `normalise`: a warp a row, which waits for no other, and
+// does with ALL packs a lane what WARPS warps do there.
+template <typename T, bool RESIDUAL, int ALL, int WARPS>
+__global__ void __launch_bounds__(32 * kRows) normalise_narrow(const Arguments<T> a, int64_t rows) {
+    constexpr int N = Pack<T>::N;
+    const int64_t row = blockIdx.x * int64_t{kRows} + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    // Idle lanes at the row's end read its last pack, so that no load waits for a branch.
+    const auto at = [&](int p) { return min(p * 32 + lane, a.packs - 1) * N; };
+    const auto within = [&](int p) { return p * 32 + lane < a.packs; };
+    Pack<T> x[ALL], y[ALL], first[ALL], second[ALL];
+#pragma unroll
+    for (int p = 0; p < ALL; p++) {
+        x[p] = load(a.x + row * a.x_row + at(p));
+        if constexpr (RESIDUAL) y[p] = load_once(a.y + row * a.y_row + at(p));
+    }
+    // Before anything is stored, which might be a weight for all that the compiler knows.
+#pragma unroll
+    for (int p = 0; p < ALL; p++) {
+        first[p] = load(a.first + at(p));
+        second[p] = load(a.second + at(p));
+    }
+    if constexpr (RESIDUAL) {
+#pragma unroll
+        for (int p = 0; p < ALL; p++) {
+#pragma unroll
+            for (int j = 0; j < N; j += 2) x[p].pair(j) = sum_of(x[p].pair(j), y[p].pair(j));
+            if (within(p)) store(a.sum + row * a.sum_row + at(p), x[p]);
+        }
+    }
+    // Pack p of a lane is number p / WARPS of thread `lane` of warp p % WARPS there.
+    float sums[WARPS] = {}, squares[WARPS] = {};
+#pragma unroll
+    for (int p = 0; p < ALL; p++) {
+#pragma unroll
+        for (int j = 0; j < N; j++) sums[p % WARPS] += within(p) ? wide(x[p].at[j]) : 0.0f;
+    }
+    const float channels = static_cast<float>(a.packs * N);
+    const float mean = sum_as_block(sums) / channels;
+#pragma unroll
+    for (int p = 0; p < ALL; p++) {
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            const float off = within(p) ? wide(x[p].at[j]) - mean : 0.0f;
+            squares[p % WARPS] += off * off;
+        }
+    }
+    const float inverse = rsqrtf(sum_as_block(squares) / channels + a.eps);
+#pragma unroll
+    for (int p = 0; p < ALL; p++) {
+        Pack<T> out;
+#pragma unroll
+        for (int j = 0; j < N; j += 2) {
+            const float2 v = wide(x[p].pair(j)), w = wide(first[p].pair(j)), bias = wide(second[p].pair(j));
+            out.pair(j) = narrow_pair<T>((v.x - mean) * inverse * w.x + bias.x, (v.y - mean) * inverse * w.y + bias.y);
+        }
+        if (within(p)) store(static_cast<T*>(a.out) + row * a.out_row + at(p), out);
+    }
+}
+
+// False for rows that want more registers than a warp has.
+template <typename T, bool RESIDUAL>
+bool launch_narrow(const Arguments<T>& a, int64_t rows, int warps, cudaStream_t stream) {
+    const auto run = [&](auto kernel) {
+        kernel<<<static_cast<unsigned>((rows + kRows - 1) / kRows), 32 * kRows, 0, stream>>>(a, rows);
+        return true;
+    };
+    switch (8 * ((a.packs + 31) / 32) + warps) {
+        case 8 * 1 + 1: return run(normalise_narrow<T, RESIDUAL, 1, 1>);
+        case 8 * 2 + 2: return run(normalise_narrow<T, RESIDUAL, 2, 2>);
+        case 8 * 3 + 3: return run(normalise_narrow<T, RESIDUAL, 3, 3>);
+        case 8 * 4 + 4: return run(normalise_narrow<T, RESIDUAL, 4, 4>);
+        case 8 * 5 + 3: return run(normalise_narrow<T, RESIDUAL, 5, 3>);
+        case 8 * 6 + 3: return run(normalise_narrow<T, RESIDUAL, 6, 3>);
+        default: return false;
+    }
+}
+
 template <typename T, int K, bool RESIDUAL, bool EIGHT>
 int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
     // 128 threads with a few packs each keep many rows in flight; wide rows take more threads.
@@ -159,6 +255,9 @@ int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
     if (per_thread > 4) per_thread = 4;
     const int threads = ((a.packs + per_thread - 1) / per_thread + 31) / 32 * 32;
     if (threads > 1024) return cudaErrorInvalidValue;
+    if constexpr (K == Affine && !EIGHT) {
+        if (!a.gate && launch_narrow<T, RESIDUAL>(a, rows, threads / 32, stream)) return launched();
+    }
     const auto blocks = static_cast<unsigned>(rows);
     switch (per_thread) {
         case 1: normalise<T, K, RESIDUAL, EIGHT, 1><<<blocks, threads, 0, stream>>>(a); break;
