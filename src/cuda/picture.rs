@@ -13,7 +13,7 @@ use super::launch::{Address, KernelError, Stream, View, check, empty, format};
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
-    fn marquee_group_norm_scratch(batch: c_int, groups: c_int, channels: c_int) -> usize;
+    fn marquee_group_norm_scratch(batch: c_int, groups: c_int) -> usize;
     fn marquee_group_norm(
         format: c_int,
         x: Address,
@@ -133,7 +133,7 @@ fn code(kernel: &'static str, x: &Tensor) -> Result<c_int> {
     })
 }
 
-/// A small operand as `x`'s kernel reads it.
+/// A small operand as `x`'s kernel reads it, sixteen bytes at a time.
 fn beside(kernel: &'static str, operand: &Tensor, x: &Tensor, count: usize) -> Result<Tensor> {
     if operand.elem_count() != count || operand.dtype() != x.dtype() {
         let found = format!("{:?} {:?}", operand.shape(), operand.dtype());
@@ -141,7 +141,10 @@ fn beside(kernel: &'static str, operand: &Tensor, x: &Tensor, count: usize) -> R
             KernelError::Unfit { kernel, expected: "operands of x's channels and dtype", found }.into()
         );
     }
-    operand.contiguous()
+    let operand = operand.contiguous()?;
+    // A part of a larger tensor may begin anywhere.
+    let lies_well = View::of(&operand)?.aligned(16);
+    if lies_well { Ok(operand) } else { operand.force_contiguous() }
 }
 
 /// Which formula [`group_norm`] is asked for.
@@ -178,8 +181,8 @@ pub fn group_norm(
     let shift = shift.map(|shift| beside(NAME, shift, &x, batch * channels)).transpose()?;
     let from = View::of(&x)?;
     let y = empty(x.shape().clone(), x.dtype(), &from.device)?;
-    // SAFETY: three numbers.
-    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, groups as c_int, channels as c_int) };
+    // SAFETY: two numbers.
+    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, groups as c_int) };
     let scratch = empty(bytes, DType::U8, &from.device)?;
     let shift = shift.as_ref().map(View::of).transpose()?;
     // SAFETY: contiguous tensors of the counts that the kernel reads (checked above), on the stream's card; they outlive
@@ -217,8 +220,8 @@ pub fn pixel_mean(x: &Tensor) -> Result<Tensor> {
     let x = channels_last(x)?;
     let from = View::of(&x)?;
     let y = empty((batch, channels, 1, 1), x.dtype(), &from.device)?;
-    // SAFETY: three numbers.
-    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, channels as c_int, channels as c_int) };
+    // SAFETY: two numbers.
+    let bytes = unsafe { marquee_group_norm_scratch(batch as c_int, channels as c_int) };
     let scratch = empty(bytes, DType::U8, &from.device)?;
     // SAFETY: as in `group_norm`.
     check(NAME, unsafe {

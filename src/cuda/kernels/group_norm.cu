@@ -10,144 +10,281 @@
 // from 0 costs no digits; counts, means and squared deviations are then merged pairwise (Chan, Golub, LeVeque 1983).
 // Bytes: x is read twice, y written once.
 
+#include <cuda_pipeline_primitives.h>
+
+#include <atomic>
+
 #include "lanes.cuh"
 
 namespace marquee {
 namespace {
 
-struct Moments {
+struct alignas(8) Moments {
     float mean, squares;
 };
 
-// Merges `count` entries of which entry i has weight(i) values; called by a whole warp.
-template <typename Weight, typename Entry>
-__device__ Moments merge(int count, float total, Weight weight, Entry entry) {
-    const int lane = threadIdx.x % 32;
-    float mean = 0.0f;
-    for (int i = lane; i < count; i += 32) mean += weight(i) * entry(i).mean;
-    for (int offset = 16; offset; offset /= 2) mean += __shfl_xor_sync(~0u, mean, offset);
-    mean /= total;
-    float squares = 0.0f;
-    for (int i = lane; i < count; i += 32) {
-        const Moments m = entry(i);
-        const float off = m.mean - mean;
-        squares += m.squares + weight(i) * off * off;
-    }
-    for (int offset = 16; offset; offset /= 2) squares += __shfl_xor_sync(~0u, squares, offset);
-    return {mean, squares};
-}
-
-// Grid (chunks, batch), block (packs a pixel, rows) flattened: each block the moments of its pixels, one entry a group.
-template <typename T, int N>
-__global__ void moments(const T* __restrict__ x, const T* __restrict__ shift, Moments* __restrict__ partial,
-                        int64_t pixels, int channels, int groups, int rows, int64_t chunk) {
-    extern __shared__ Moments entries[];  // (rows, channels)
-    const int packs = channels / N;
-    const int column = threadIdx.x % packs, row = threadIdx.x / packs;
-    const int64_t first = blockIdx.x * chunk, last = min(first + chunk, pixels);
-    const T* picture = x + blockIdx.y * pixels * channels;
-    const auto seen = [&](int r) { return first + r < last ? (last - first - r + rows - 1) / rows : int64_t{0}; };
-    if (row < rows) {
-        float base[N], sum[N], squares[N], extra[N];
-        for (int i = 0; i < N; ++i) {
-            sum[i] = squares[i] = base[i] = 0.0f;
-            extra[i] = shift ? wide(shift[blockIdx.y * channels + column * N + i]) : 0.0f;
-        }
-        if (first + row < last) {
-            const auto v = Lanes<T, N>::load(picture + (first + row) * channels + column * N);
-            for (int i = 0; i < N; ++i) base[i] = shift ? rounded<T>(v[i] + extra[i]) : v[i];
-        }
-#pragma unroll 4
-        for (int64_t pixel = first + row; pixel < last; pixel += rows) {
-            const auto v = Lanes<T, N>::load(picture + pixel * channels + column * N);
-            for (int i = 0; i < N; ++i) {
-                const float off = (shift ? rounded<T>(v[i] + extra[i]) : v[i]) - base[i];
-                sum[i] += off;
-                squares[i] += off * off;
-            }
-        }
-        const float count = static_cast<float>(max(seen(row), int64_t{1}));
-        for (int i = 0; i < N; ++i) {
-            const float off = sum[i] / count;
-            entries[row * channels + column * N + i] = {base[i] + off, fmaxf(squares[i] - sum[i] * off, 0.0f)};
-        }
-    }
-    __syncthreads();
-    const int width = channels / groups;
-    const float total = static_cast<float>((last - first) * width);
-    for (int group = threadIdx.x / 32; group < groups; group += blockDim.x / 32) {
-        const Moments all = merge(
-            rows * width, total, [&](int i) { return static_cast<float>(seen(i / width)); },
-            [&](int i) { return entries[i / width * channels + group * width + i % width]; });
-        if (threadIdx.x % 32 == 0) {
-            partial[(blockIdx.y * gridDim.x + blockIdx.x) * static_cast<int64_t>(groups) + group] = all;
-        }
+// Sums of 32 lanes' numbers, of several at once.
+template <int K> __device__ __forceinline__ void sum_each(float (&x)[K]) {
+#pragma unroll
+    for (int offset = 16; offset; offset /= 2) {
+#pragma unroll
+        for (int k = 0; k < K; ++k) x[k] += __shfl_xor_sync(~0u, x[k], offset);
     }
 }
 
+// How a picture is cut: chunks of `chunk` pixels, of which a block of `moments` takes one.
 struct Chunks {
     int64_t pixels, chunk;
     int count, groups, width;  // width: channels of a group
-
-    // The moments of a group over all chunks, by a whole warp.
-    __device__ Moments of(const Moments* partial, int item, int group) const {
-        const auto weight = [&](int i) {
-            return static_cast<float>(min(chunk, pixels - i * chunk) * static_cast<int64_t>(width));
-        };
-        return merge(count, static_cast<float>(pixels * width), weight, [&](int i) {
-            return partial[(static_cast<int64_t>(item) * count + i) * groups + group];
-        });
-    }
 };
 
-// One warp a (group, item): its moments.
-__global__ void finish(const Moments* __restrict__ partial, Moments* __restrict__ whole, Chunks chunks, int batch) {
-    const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (index >= batch * chunks.groups) return;
-    const Moments all = chunks.of(partial, index / chunks.groups, index % chunks.groups);
-    if (threadIdx.x % 32 == 0) whole[index] = all;
+// Groups that a warp merges at once, so that their latencies are one.
+constexpr int kAtOnce = 4;
+// Entries of a chunk that lanes of `finish` add, each its own, and groups of a round: both a warp's.
+constexpr int kLanes = 32;
+// At least as many warps has every block of `moments` (`split`).
+constexpr int kLeastWarps = 4;
+// Pixels under way to a thread, and threads of a block up to which there is room for so many: for all but very many
+// channels.
+constexpr int kAhead = 5, kUsual = 384, kLeastAhead = 1;
+
+// How many blocks of a launch are done, of recent launches one after the other: zero before and after each.
+constexpr unsigned kCounters = 4096;
+__device__ unsigned done[kCounters];
+
+// By a whole block: the moments of all chunks of a picture, as (mean, 1 / sqrt(variance + eps)) of each group. Warps take
+// entries 32 apart, each lane those of its group; sums are added as a warp's lanes would add them.
+__device__ void finish(const Moments* partial, float2* whole, const Chunks& chunks, float eps) {
+    __shared__ float sums[kLanes][kLanes + 1];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    constexpr int most = kLanes / kLeastWarps;
+    const auto add_up = [&](float (&mine)[most]) {
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < most; ++k) {
+            if (warp + k * warps < kLanes) sums[warp + k * warps][lane] = mine[k];
+        }
+        __syncthreads();
+        // As 32 lanes would: those 16 apart, then those 8 apart, and so on.
+        float all[kLanes / 2];
+#pragma unroll
+        for (int k = 0; k < kLanes / 2; ++k) all[k] = sums[k][lane] + sums[k + kLanes / 2][lane];
+#pragma unroll
+        for (int k = 0; k < 8; ++k) all[k] += all[k + 8];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) all[k] += all[k + 4];
+        return (all[0] + all[2]) + (all[1] + all[3]);
+    };
+    const float total = static_cast<float>(chunks.pixels * chunks.width);
+    // Numbers of a group in a chunk, and in the last.
+    const int64_t rest = chunks.pixels - (chunks.count - 1) * chunks.chunk;
+    const float full = static_cast<float>(chunks.chunk * chunks.width), less = static_cast<float>(rest * chunks.width);
+    const auto weight = [&](int i) { return i + 1 < chunks.count ? full : less; };
+    for (int first = 0; first < chunks.groups; first += kLanes) {
+        const int group = min(first + lane, chunks.groups - 1);
+        // Past the first-level cache, which may hold what other blocks have written since.
+        const auto entry = [&](int i) {
+            const float2 bits = __ldcg(reinterpret_cast<const float2*>(partial) + i * chunks.groups + group);
+            return Moments{bits.x, bits.y};
+        };
+        float mine[most] = {};
+        for (int start = warp; start < chunks.count; start += kLanes) {
+            Moments m[most];
+#pragma unroll
+            for (int k = 0; k < most; ++k) {
+                if (warp + k * warps < kLanes) m[k] = entry(min(start + k * warps, chunks.count - 1));
+            }
+#pragma unroll
+            for (int k = 0; k < most; ++k) {
+                const int i = start + k * warps;
+                if (warp + k * warps < kLanes && i < chunks.count) mine[k] += weight(i) * m[k].mean;
+            }
+        }
+        const float mean = add_up(mine) / total;
+#pragma unroll
+        for (int k = 0; k < most; ++k) mine[k] = 0.0f;
+        for (int start = warp; start < chunks.count; start += kLanes) {
+            Moments m[most];
+#pragma unroll
+            for (int k = 0; k < most; ++k) {
+                if (warp + k * warps < kLanes) m[k] = entry(min(start + k * warps, chunks.count - 1));
+            }
+#pragma unroll
+            for (int k = 0; k < most; ++k) {
+                const int i = start + k * warps;
+                const float off = m[k].mean - mean;
+                if (warp + k * warps < kLanes && i < chunks.count) {
+                    mine[k] += m[k].squares + weight(i) * off * off;
+                }
+            }
+        }
+        const float variance = add_up(mine) / total;
+        if (warp == 0 && first + lane < chunks.groups) whole[group] = make_float2(mean, rsqrtf(variance + eps));
+    }
 }
 
-// One warp a (group, item): what each of its channels is multiplied by, and what is then added.
-template <typename T>
-__global__ void factors(const Moments* __restrict__ partial, const T* __restrict__ weight, const T* __restrict__ bias,
-                        Chunks chunks, int batch, float eps, float2* __restrict__ table) {
-    const int index = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (index >= batch * chunks.groups) return;
-    const int item = index / chunks.groups, group = index % chunks.groups;
-    const Moments all = chunks.of(partial, item, group);
-    const float variance = all.squares / static_cast<float>(chunks.pixels * chunks.width);
-    const float inverse = rsqrtf(variance + eps);
-    for (int i = threadIdx.x % 32; i < chunks.width; i += 32) {
-        const int channel = group * chunks.width + i;
-        const float by = inverse * wide(weight[channel]);
-        table[static_cast<int64_t>(item) * chunks.groups * chunks.width + channel] =
-            make_float2(by, wide(bias[channel]) - all.mean * by);
+// Grid (chunks, batch), block (packs a pixel, rows) flattened: each block the moments of its pixels, one entry a group; the
+// last block of a picture merges them. Ahead pixels are under way to each thread. `counter` is the launch's first.
+template <typename T, int N, bool Shift, int Ahead>
+__global__ void __launch_bounds__(Ahead == kAhead ? kUsual : 1024)
+    moments(const T* __restrict__ x, const T* __restrict__ shift, Moments* __restrict__ partial, float2* __restrict__ whole,
+            Chunks chunks, int rows, float eps, unsigned counter) {
+    using Part = Lanes<T, N>;
+    // First (Ahead + 1, threads) parts of pixels, where a thread reads only what it fetched itself; then moments (rows, N,
+    // stride), so that neighbours' lie side by side.
+    extern __shared__ int4 room[];
+    auto* held = reinterpret_cast<Part*>(room) + threadIdx.x;
+    auto* entries = reinterpret_cast<Moments*>(room);
+    const int groups = chunks.groups, width = chunks.width, channels = groups * width;
+    const int packs = channels / N, stride = packs | 1;
+    const int column = threadIdx.x % packs, row = threadIdx.x / packs;
+    const int64_t first = blockIdx.x * chunks.chunk;
+    const int pixels = static_cast<int>(min(chunks.chunk, chunks.pixels - first));
+    const T* from = x + (blockIdx.y * chunks.pixels + first) * channels + column * N;
+    // Pixels of a row, and one more in the first rows.
+    const int each = pixels / rows, more = pixels % rows;
+    const auto seen = [&](int r) { return each + (r < more ? 1 : 0); };
+    float base[N], sum[N], squares[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum[i] = squares[i] = base[i] = 0.0f;
+    if (row < rows && row < pixels) {
+        Part extra;
+        if (Shift) extra = Part::load(shift + blockIdx.y * channels + column * N);
+        const auto fetch = [&](int pixel, int slot) {
+            if (pixel < pixels) {
+                Part& to = held[slot * static_cast<int>(blockDim.x)];
+                const T* at = from + static_cast<int64_t>(pixel) * channels;
+                if constexpr (sizeof(Part) >= 4) {
+                    __pipeline_memcpy_async(&to, at, sizeof(Part));
+                } else {
+                    to = Part::load(at);
+                }
+            }
+            __pipeline_commit();
+        };
+        const auto value = [&](const Part& v, int i) { return Shift ? rounded<T>(v[i] + extra[i]) : v[i]; };
+#pragma unroll
+        for (int slot = 0; slot < Ahead; ++slot) fetch(row + slot * rows, slot);
+        __pipeline_wait_prior(Ahead - 1);
+        const Part seen_first = held[0];
+#pragma unroll
+        for (int i = 0; i < N; ++i) base[i] = value(seen_first, i);
+        int slot = 0;
+        for (int pixel = row; pixel < pixels; pixel += rows) {
+            fetch(pixel + Ahead * rows, slot == 0 ? Ahead : slot - 1);
+            __pipeline_wait_prior(Ahead);
+            const Part v = held[slot * static_cast<int>(blockDim.x)];
+#pragma unroll
+            for (int i = 0; i < N; ++i) {
+                const float off = value(v, i) - base[i];
+                sum[i] += off;
+                squares[i] += off * off;
+            }
+            slot = slot == Ahead ? 0 : slot + 1;
+        }
+    }
+    __syncthreads();
+    if (row < rows) {
+        const float count = static_cast<float>(max(seen(row), 1));
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const float off = sum[i] / count;
+            entries[(row * N + i) * stride + column] = {base[i] + off, fmaxf(squares[i] - sum[i] * off, 0.0f)};
+        }
+    }
+    __syncthreads();
+    // Of a group's entries, row by row, a lane has every 32nd.
+    const int lane = threadIdx.x % 32, warps = blockDim.x / 32, count = rows * width;
+    const float total = static_cast<float>(static_cast<int64_t>(pixels) * width);
+    const int down = 32 / width, across = 32 % width;
+    const auto over_entries = [&](auto body) {
+        int r = lane / width, c = lane % width;
+        for (int i = lane; i < count; i += 32) {
+            body(static_cast<float>(seen(r)), r, c);
+            r += down;
+            c += across;
+            if (c >= width) {
+                c -= width;
+                ++r;
+            }
+        }
+    };
+    for (int start = threadIdx.x / 32; start < groups; start += kAtOnce * warps) {
+        const auto entry = [&](int k, int r, int c) {
+            const unsigned channel = min(start + k * warps, groups - 1) * width + c;
+            return entries[(r * N + channel % N) * stride + channel / N];
+        };
+        float mean[kAtOnce] = {}, squares[kAtOnce] = {};
+        over_entries([&](float weight, int r, int c) {
+#pragma unroll
+            for (int k = 0; k < kAtOnce; ++k) mean[k] += weight * entry(k, r, c).mean;
+        });
+        sum_each(mean);
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) mean[k] /= total;
+        over_entries([&](float weight, int r, int c) {
+#pragma unroll
+            for (int k = 0; k < kAtOnce; ++k) {
+                const Moments m = entry(k, r, c);
+                const float off = m.mean - mean[k];
+                squares[k] += m.squares + weight * off * off;
+            }
+        });
+        sum_each(squares);
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+            const int group = start + k * warps;
+            if (lane == 0 && group < groups) {
+                partial[(blockIdx.y * gridDim.x + blockIdx.x) * static_cast<int64_t>(groups) + group] = {mean[k], squares[k]};
+            }
+        }
+    }
+    // Entries are written before they are counted, and counted before they are read.
+    __threadfence();
+    __syncthreads();
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        // The last one leaves a zero.
+        last = atomicInc(&done[(counter + blockIdx.y) % kCounters], gridDim.x - 1) == gridDim.x - 1;
+        __threadfence();
+    }
+    __syncthreads();
+    if (last) {
+        finish(partial + blockIdx.y * static_cast<int64_t>(chunks.count) * groups, whole + blockIdx.y * groups, chunks, eps);
     }
 }
 
 template <typename T>
-__global__ void means(const Moments* __restrict__ whole, T* __restrict__ y, int count) {
+__global__ void means(const float2* __restrict__ whole, T* __restrict__ y, int count) {
     const int index = blockIdx.x * blockDim.x + threadIdx.x;
-    if (index < count) y[index] = narrow<T>(whole[index].mean);
+    if (index < count) y[index] = narrow<T>(whole[index].x);
 }
 
 // Grid (chunks, batch), block (packs a pixel, rows) flattened: a thread stays with its channels, whose factors it keeps in
-// registers, and goes from pixel to pixel.
+// registers, and goes from pixel to pixel. `whole` (batch, groups) as `finish` leaves it.
 template <typename T, int N, bool Silu, bool Shift>
-__global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, const float2* __restrict__ table,
-                          int64_t pixels, int channels, int rows, int64_t chunk, T* __restrict__ y) {
+__global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, const float2* __restrict__ whole,
+                          const T* __restrict__ weight, const T* __restrict__ bias, int64_t pixels, int channels,
+                          int groups, int rows, int64_t chunk, T* __restrict__ y) {
     const int packs = channels / N;
     const int column = threadIdx.x % packs, row = threadIdx.x / packs;
     if (row >= rows) return;
     float scale[N], offset[N], extra[N];
-    const int64_t first_channel = static_cast<int64_t>(blockIdx.y) * channels + column * N;
+    const int width = channels / groups;
+    const auto weights = Lanes<T, N>::load(weight + column * N), biases = Lanes<T, N>::load(bias + column * N);
+    Lanes<T, N> shifts;
+    if (Shift) shifts = Lanes<T, N>::load(shift + static_cast<int64_t>(blockIdx.y) * channels + column * N);
+    int group = column * N / width, within = column * N % width;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-        const float2 factor = table[first_channel + i];
-        scale[i] = factor.x;
-        offset[i] = factor.y;
-        extra[i] = Shift ? wide(shift[first_channel + i]) : 0.0f;
+        const float2 moments = whole[blockIdx.y * groups + group];
+        scale[i] = moments.y * weights[i];
+        offset[i] = biases[i] - moments.x * scale[i];
+        extra[i] = Shift ? shifts[i] : 0.0f;
+        if (++within == width) {
+            within = 0;
+            ++group;
+        }
     }
     const int64_t last = min((blockIdx.x + 1) * chunk, pixels);
     const int64_t picture = blockIdx.y * pixels * channels + column * N;
@@ -188,16 +325,32 @@ Split split(int batch, int64_t pixels, int packs, int blocks, int least) {
     return s;
 }
 
-// The moments of chunks, one after the other in `scratch`; how many there are goes to `chunks`.
+// The moments of each group of each picture, as `finish` leaves them, after those of chunks in `scratch`.
 template <typename T, int N>
-int statistics(const T* x, const T* shift, Moments* scratch, int batch, int64_t pixels, int channels, int groups,
-               cudaStream_t stream, Chunks& chunks) {
+int statistics(const T* x, const T* shift, void* scratch, float2* whole, int batch, int64_t pixels, int channels,
+               int groups, float eps, cudaStream_t stream) {
+    static std::atomic<unsigned> launches{0};
     const Split s = split(batch, pixels, channels / N, kBlocks, 8);
-    const size_t shared = static_cast<size_t>(s.rows) * channels * sizeof(Moments);
-    if (s.threads > 1024 || shared > 48 * 1024) return static_cast<int>(cudaErrorInvalidValue);
-    moments<T, N><<<dim3(s.chunks, batch), s.threads, shared, stream>>>(x, shift, scratch, pixels, channels, groups,
-                                                                        s.rows, s.chunk);
-    chunks = {pixels, s.chunk, s.chunks, groups, channels / groups};
+    const bool usual = s.threads <= kUsual;
+    const size_t entries = static_cast<size_t>(s.rows) * N * (channels / N | 1) * sizeof(Moments);
+    const size_t held = static_cast<size_t>(s.threads) * ((usual ? kAhead : kLeastAhead) + 1) * sizeof(Lanes<T, N>);
+    const size_t shared = entries > held ? entries : held;
+    if (s.threads > 1024 || s.threads < 32 * kLeastWarps || shared > 40 * 1024 ||
+        s.chunk > INT32_MAX / 8 || batch > static_cast<int>(kCounters)) {
+        return static_cast<int>(cudaErrorInvalidValue);
+    }
+    const Chunks chunks{pixels, s.chunk, s.chunks, groups, channels / groups};
+    // Launches that may run at once count on their own.
+    const unsigned counter = launches.fetch_add(batch);
+    const auto run = [&](auto kernel) {
+        kernel<<<dim3(s.chunks, batch), s.threads, shared, stream>>>(x, shift, static_cast<Moments*>(scratch), whole, chunks,
+                                                                     s.rows, eps, counter);
+    };
+    if (usual) {
+        shift ? run(moments<T, N, true, kAhead>) : run(moments<T, N, false, kAhead>);
+    } else {
+        shift ? run(moments<T, N, true, kLeastAhead>) : run(moments<T, N, false, kLeastAhead>);
+    }
     return launched();
 }
 
@@ -211,8 +364,8 @@ size_t moments_room(int batch, int groups) {
 }  // namespace marquee
 
 // Bytes of `scratch` that the functions below need.
-MARQUEE_EXPORT size_t marquee_group_norm_scratch(int batch, int groups, int channels) {
-    return marquee::moments_room(batch, groups) + static_cast<size_t>(batch) * channels * sizeof(float2);
+MARQUEE_EXPORT size_t marquee_group_norm_scratch(int batch, int groups) {
+    return marquee::moments_room(batch, groups) + static_cast<size_t>(batch) * groups * sizeof(float2);
 }
 
 // x, y (batch, pixels, channels); shift (batch, channels) or null; weight, bias (channels).
@@ -226,17 +379,13 @@ MARQUEE_EXPORT int marquee_group_norm(int format, const void* x, const void* shi
         constexpr int N = decltype(length)::value;
         const auto* from = static_cast<const T*>(x);
         const auto* extra = static_cast<const T*>(shift);
-        auto* partial = static_cast<Moments*>(scratch);
-        Chunks chunks{};
-        if (int error = statistics<T, N>(from, extra, partial, batch, pixels, channels, groups, stream, chunks)) return error;
-        auto* table = reinterpret_cast<float2*>(static_cast<char*>(scratch) + moments_room(batch, groups));
-        factors<T><<<(batch * groups + 3) / 4, 128, 0, stream>>>(partial, static_cast<const T*>(weight),
-                                                                 static_cast<const T*>(bias), chunks, batch, eps, table);
+        auto* whole = reinterpret_cast<float2*>(static_cast<char*>(scratch) + moments_room(batch, groups));
+        if (int error = statistics<T, N>(from, extra, scratch, whole, batch, pixels, channels, groups, eps, stream)) return error;
         const Split s = split(batch, pixels, channels / N, 8, 4);
         const dim3 grid(s.chunks, batch);
-        auto* to = static_cast<T*>(y);
         const auto run = [&](auto kernel) {
-            kernel<<<grid, s.threads, 0, stream>>>(from, extra, table, pixels, channels, s.rows, s.chunk, to);
+            kernel<<<grid, s.threads, 0, stream>>>(from, extra, whole, static_cast<const T*>(weight), static_cast<const T*>(bias),
+                                                   pixels, channels, groups, s.rows, s.chunk, static_cast<T*>(y));
         };
         if (silu) {
             extra ? run(normalise<T, N, true, true>) : run(normalise<T, N, true, false>);
@@ -255,14 +404,11 @@ MARQUEE_EXPORT int marquee_pixel_mean(int format, const void* x, void* y, void* 
     return by_format(format, channels, [&](auto zero, auto length) {
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
-        auto* partial = static_cast<Moments*>(scratch);
-        Chunks chunks{};
-        if (int error = statistics<T, N>(static_cast<const T*>(x), nullptr, partial, batch, pixels, channels, channels,
-                                         stream, chunks)) {
+        auto* whole = reinterpret_cast<float2*>(static_cast<char*>(scratch) + moments_room(batch, channels));
+        if (int error = statistics<T, N>(static_cast<const T*>(x), nullptr, scratch, whole, batch, pixels, channels, channels,
+                                         1.0f, stream)) {
             return error;
         }
-        auto* whole = reinterpret_cast<Moments*>(static_cast<char*>(scratch) + moments_room(batch, channels));
-        finish<<<(batch * channels + 7) / 8, 256, 0, stream>>>(partial, whole, chunks, batch);
         means<<<(batch * channels + 255) / 256, 256, 0, stream>>>(whole, static_cast<T*>(y), batch * channels);
         return launched();
     });
