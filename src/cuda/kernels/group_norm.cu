@@ -14,6 +14,7 @@
 
 #include <atomic>
 
+#include "early.cuh"
 #include "lanes.cuh"
 
 namespace marquee {
@@ -129,6 +130,7 @@ template <typename T, int N, bool Shift, int Ahead>
 __global__ void __launch_bounds__(Ahead == kAhead ? kUsual : 1024)
     moments(const T* __restrict__ x, const T* __restrict__ shift, Moments* __restrict__ partial, float2* __restrict__ whole,
             Chunks chunks, int rows, float eps, unsigned counter) {
+    in_order();
     using Part = Lanes<T, N>;
     // First (Ahead + 1, threads) parts of pixels, where a thread reads only what it fetched itself; then moments (rows, N,
     // stride), so that neighbours' lie side by side.
@@ -266,6 +268,7 @@ template <typename T, int N, bool Silu, bool Shift>
 __global__ void normalise(const T* __restrict__ x, const T* __restrict__ shift, const float2* __restrict__ whole,
                           const T* __restrict__ weight, const T* __restrict__ bias, int64_t pixels, int channels,
                           int groups, int rows, int64_t chunk, T* __restrict__ y) {
+    in_order();
     const int packs = channels / N;
     const int column = threadIdx.x % packs, row = threadIdx.x / packs;
     if (row >= rows) return;
@@ -343,15 +346,11 @@ int statistics(const T* x, const T* shift, void* scratch, float2* whole, int bat
     // Launches that may run at once count on their own.
     const unsigned counter = launches.fetch_add(batch);
     const auto run = [&](auto kernel) {
-        kernel<<<dim3(s.chunks, batch), s.threads, shared, stream>>>(x, shift, static_cast<Moments*>(scratch), whole, chunks,
-                                                                     s.rows, eps, counter);
+        return launch_early(kernel, dim3(s.chunks, batch), s.threads, shared, stream, x, shift,
+                            static_cast<Moments*>(scratch), whole, chunks, s.rows, eps, counter);
     };
-    if (usual) {
-        shift ? run(moments<T, N, true, kAhead>) : run(moments<T, N, false, kAhead>);
-    } else {
-        shift ? run(moments<T, N, true, kLeastAhead>) : run(moments<T, N, false, kLeastAhead>);
-    }
-    return launched();
+    if (!usual) return shift ? run(moments<T, N, true, kLeastAhead>) : run(moments<T, N, false, kLeastAhead>);
+    return shift ? run(moments<T, N, true, kAhead>) : run(moments<T, N, false, kAhead>);
 }
 
 // Room for the moments of all chunks: a chunk more a picture than blocks divide, rounded to what a table may begin at.
@@ -384,15 +383,11 @@ MARQUEE_EXPORT int marquee_group_norm(int format, const void* x, const void* shi
         const Split s = split(batch, pixels, channels / N, 8, 4);
         const dim3 grid(s.chunks, batch);
         const auto run = [&](auto kernel) {
-            kernel<<<grid, s.threads, 0, stream>>>(from, extra, whole, static_cast<const T*>(weight), static_cast<const T*>(bias),
-                                                   pixels, channels, groups, s.rows, s.chunk, static_cast<T*>(y));
+            return launch_early(kernel, grid, s.threads, 0, stream, from, extra, whole, static_cast<const T*>(weight),
+                                static_cast<const T*>(bias), pixels, channels, groups, s.rows, s.chunk, static_cast<T*>(y));
         };
-        if (silu) {
-            extra ? run(normalise<T, N, true, true>) : run(normalise<T, N, true, false>);
-        } else {
-            extra ? run(normalise<T, N, false, true>) : run(normalise<T, N, false, false>);
-        }
-        return launched();
+        if (silu) return extra ? run(normalise<T, N, true, true>) : run(normalise<T, N, true, false>);
+        return extra ? run(normalise<T, N, false, true>) : run(normalise<T, N, false, false>);
     });
 }
 

@@ -14,6 +14,7 @@
 //
 // Source: diffusers' FluxTransformerBlock and transformers' T5LayerNorm for the roundings. Bytes moved: x once, y once if
 // there is one, the output once, the sum once if there is one.
+#include "early.cuh"
 #include "eight.cuh"
 #include "numeric.cuh"
 
@@ -173,6 +174,7 @@ template <int WARPS> __device__ __forceinline__ float sum_as_block(float (&x)[WA
 // does with ALL packs a lane what WARPS warps do there.
 template <typename T, bool RESIDUAL, int ALL, int WARPS>
 __global__ void __launch_bounds__(32 * kRows) normalise_narrow(const Arguments<T> a, int64_t rows) {
+    in_order();
     constexpr int N = Pack<T>::N;
     const int64_t row = blockIdx.x * int64_t{kRows} + threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
@@ -230,12 +232,14 @@ __global__ void __launch_bounds__(32 * kRows) normalise_narrow(const Arguments<T
     }
 }
 
-// False for rows that want more registers than a warp has.
+// A code of launch; `kTooWide` for rows that want more registers than a warp has.
+constexpr int kTooWide = -1;
+
 template <typename T, bool RESIDUAL>
-bool launch_narrow(const Arguments<T>& a, int64_t rows, int warps, cudaStream_t stream) {
+int launch_narrow(const Arguments<T>& a, int64_t rows, int warps, cudaStream_t stream) {
     const auto run = [&](auto kernel) {
-        kernel<<<static_cast<unsigned>((rows + kRows - 1) / kRows), 32 * kRows, 0, stream>>>(a, rows);
-        return true;
+        const auto blocks = static_cast<unsigned>((rows + kRows - 1) / kRows);
+        return launch_early(kernel, dim3(blocks), 32 * kRows, 0, stream, a, rows);
     };
     switch (8 * ((a.packs + 31) / 32) + warps) {
         case 8 * 1 + 1: return run(normalise_narrow<T, RESIDUAL, 1, 1>);
@@ -244,7 +248,7 @@ bool launch_narrow(const Arguments<T>& a, int64_t rows, int warps, cudaStream_t 
         case 8 * 4 + 4: return run(normalise_narrow<T, RESIDUAL, 4, 4>);
         case 8 * 5 + 3: return run(normalise_narrow<T, RESIDUAL, 5, 3>);
         case 8 * 6 + 3: return run(normalise_narrow<T, RESIDUAL, 6, 3>);
-        default: return false;
+        default: return kTooWide;
     }
 }
 
@@ -256,7 +260,8 @@ int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
     const int threads = ((a.packs + per_thread - 1) / per_thread + 31) / 32 * 32;
     if (threads > 1024) return cudaErrorInvalidValue;
     if constexpr (K == Affine && !EIGHT) {
-        if (!a.gate && launch_narrow<T, RESIDUAL>(a, rows, threads / 32, stream)) return launched();
+        const int code = a.gate ? kTooWide : launch_narrow<T, RESIDUAL>(a, rows, threads / 32, stream);
+        if (code != kTooWide) return code;
     }
     const auto blocks = static_cast<unsigned>(rows);
     switch (per_thread) {

@@ -11,6 +11,7 @@
 
 #include <cuda_pipeline_primitives.h>
 
+#include "early.cuh"
 #include "lanes.cuh"
 
 namespace marquee {
@@ -60,6 +61,7 @@ constexpr int kThreads = 320, kGegluBlocks = 4, kAhead = 2;
 template <typename T, int N>
 __global__ void __launch_bounds__(kThreads, kGegluBlocks)
     geglu(const T* __restrict__ x, T* __restrict__ y, int64_t rows, int packs) {
+    in_order();
     using Part = Lanes<T, N>;
     // A thread reads only what it fetched itself.
     __shared__ Part held[kAhead + 1][2][kThreads];
@@ -100,6 +102,7 @@ __global__ void __launch_bounds__(kThreads, kGegluBlocks)
 template <typename T, int N, bool Sum>
 __global__ void scaled_sum(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ y, float scale,
                            int64_t items) {
+    in_order();
     const int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (item >= items) return;
     const int64_t at = (blockIdx.y * items + item) * N;
@@ -162,8 +165,7 @@ MARQUEE_EXPORT int marquee_geglu(int format, const void* x, void* y, int64_t row
         // As few threads beyond a row's end as may be: none at SDXL's 2,560 and 5,120.
         const int parts = (packs + kThreads - 1) / kThreads, threads = ((packs + parts - 1) / parts + 31) / 32 * 32;
         const dim3 grid(blocks_for(rows, 1, (kGegluBlocks * multiprocessors() + parts - 1) / parts), parts);
-        geglu<T, N><<<grid, threads, 0, stream>>>(static_cast<const T*>(x), static_cast<T*>(y), rows, packs);
-        return launched();
+        return launch_early(geglu<T, N>, grid, threads, 0, stream, static_cast<const T*>(x), static_cast<T*>(y), rows, packs);
     });
 }
 
@@ -177,10 +179,9 @@ MARQUEE_EXPORT int marquee_scaled_sum(int format, const void* a, const void* b, 
         const int64_t items = count / N;
         const dim3 grid(blocks_for(items, 256, kAll), times);
         const auto run = [&](auto kernel) {
-            kernel<<<grid, 256, 0, stream>>>(static_cast<const T*>(a), static_cast<const T*>(b), static_cast<T*>(y), scale,
-                                             items);
+            return launch_early(kernel, grid, 256, 0, stream, static_cast<const T*>(a), static_cast<const T*>(b),
+                                static_cast<T*>(y), scale, items);
         };
-        a ? run(scaled_sum<T, N, true>) : run(scaled_sum<T, N, false>);
-        return launched();
+        return a ? run(scaled_sum<T, N, true>) : run(scaled_sum<T, N, false>);
     });
 }
