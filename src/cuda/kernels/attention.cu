@@ -7,6 +7,7 @@
 // on has. K and V come through cp.async into two stages of shared memory, whose 16-byte columns are swizzled so that
 // ldmatrix meets no bank twice. FLOPs: 4 batch heads queries keys dim.
 #include "attention.h"
+#include "early.cuh"
 #include "numeric.cuh"
 
 #include <type_traits>
@@ -98,6 +99,7 @@ struct None {};
 template <typename T, int D, typename B>
 __global__ void __launch_bounds__(kWarps * 32)
     attend(const MarqueeAttention a, const T* q, const T* k, const T* v, const B* bias, T* o) {
+    in_order();
     constexpr bool BIAS = !std::is_same_v<B, None>;
     extern __shared__ __align__(128) unsigned char memory[];
     constexpr float kLog2e = 1.4426950408889634f;
@@ -267,9 +269,8 @@ int launch(const MarqueeAttention& a, const void* q, const void* k, const void* 
             const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
             if (error != cudaSuccess) return error;
         }
-        kernel<<<grid, kWarps * 32, bytes, stream>>>(a, static_cast<const T*>(q), static_cast<const T*>(k),
-                                                     static_cast<const T*>(v), added, static_cast<T*>(o));
-        return launched();
+        return launch_early(kernel, grid, kWarps * 32, bytes, stream, a, static_cast<const T*>(q), static_cast<const T*>(k),
+                            static_cast<const T*>(v), added, static_cast<T*>(o));
     };
     if (!bias) return go(attend<T, D, None>, static_cast<const None*>(nullptr));
     if (a.bias_format == F32) return go(attend<T, D, float>, static_cast<const float*>(bias));

@@ -7,6 +7,7 @@
 //
 // Bytes: y written once; x read once (nearest, columns) or four times, mostly from caches (bilinear).
 
+#include "early.cuh"
 #include "lanes.cuh"
 
 namespace marquee {
@@ -68,12 +69,13 @@ __global__ void bilinear(const T* __restrict__ x, T* __restrict__ y, int h, int 
 }
 
 template <typename T, int N>
-__global__ void columns(const T* __restrict__ x, T* __restrict__ y, int packs, int stride, int at, int64_t items) {
-    for (int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; item < items;
-         item += static_cast<int64_t>(gridDim.x) * blockDim.x) {
-        const int64_t row = item / packs;
-        Lanes<T, N>::load(x + item * N).store(y + row * stride + at + static_cast<int>(item % packs) * N);
-    }
+__global__ void columns(const T* __restrict__ x, T* __restrict__ y, unsigned packs, int stride, int at, int64_t items) {
+    in_order();
+    const int64_t item = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (item >= items) return;
+    // A division of 64 bits would take longer than the copy.
+    const unsigned row = static_cast<unsigned>(item) / packs, pack = static_cast<unsigned>(item) % packs;
+    Lanes<T, N>::load(x + item * N).store(y + static_cast<int64_t>(row) * stride + at + pack * N);
 }
 
 }  // namespace
@@ -121,8 +123,8 @@ MARQUEE_EXPORT int marquee_copy_columns(int format, const void* x, void* y, int6
         using T = decltype(zero);
         constexpr int N = decltype(length)::value;
         const int64_t items = rows * (channels / N);
-        columns<T, N><<<blocks_for(items, 256, kAll), 256, 0, stream>>>(
-            static_cast<const T*>(x), static_cast<T*>(y), channels / N, stride, at, items);
-        return launched();
+        if (items > UINT32_MAX) return static_cast<int>(cudaErrorInvalidValue);
+        return launch_early(columns<T, N>, dim3(blocks_for(items, 256, kAll)), 256, 0, stream, static_cast<const T*>(x),
+                            static_cast<T*>(y), channels / N, stride, at, items);
     });
 }
