@@ -32,7 +32,7 @@ def start(args, number):
         expect(answer["status"] == "COMPLETED", f"{answer['status']}: {answer.get('error')}\n{running.tail()}")
         whole = time.monotonic() - begun
     moves = ((answer.get("output") or {}).get("memory") or {}).get("moves") or []
-    reads = {move["model"]: move.get("seconds") for move in moves if (move["from"], move["to"]) == ("disk", "host")}
+    reads = {f"{move['model']} to {move['to']}": move.get("seconds") for move in moves if move["from"] == "disk"}
     return {"listening_s": listening, "first_step_s": first or whole, "picture_s": whole, "reads_s": reads}
 
 
