@@ -170,32 +170,3 @@ fn only_the_blocks_of_flux_are_rounded() {
     assert!((0.001..0.1).contains(&e4m3), "{e4m3}");
     assert!((0.0002..0.03).contains(&int8) && int8 < e4m3, "{int8}");
 }
-
-/// `cargo test --release --features sim,cuda a_card_widens -- --ignored`
-#[cfg(feature = "cuda")]
-#[test]
-#[ignore = "needs a card"]
-fn a_card_widens_int8_as_a_cpu_does() {
-    let card = marquee::models::device::Target::Cuda(0).open().unwrap();
-    let numbers = |x: &Tensor| {
-        let x = x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
-        x.flatten_all().unwrap().to_vec1::<f32>().unwrap()
-    };
-    for (index, (rows, columns)) in
-        [(16, 16), (48, 3072), (32, 4112), (9216, 3072), (3072, 15360)].into_iter().enumerate()
-    {
-        let int8 = Int8::new(&noise(20 + index as u64, (rows, columns))).unwrap();
-        let [codes, scales] = [int8.parts().0, int8.parts().1].map(|part| part.to_device(&card).unwrap());
-        let there = Int8::from_parts(codes, scales);
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let wide = there.widened(dtype).unwrap();
-            assert!(numbers(&wide) == numbers(&int8.widened(dtype).unwrap()), "{rows} x {columns} {dtype:?}");
-            // The layer is the dense one over it.
-            let x = noise(7, (24, columns)).to_dtype(dtype).unwrap().to_device(&card).unwrap();
-            let operand = Operand::Dense(x);
-            let layers = [Linear::int8(there.clone(), None), Linear::dense(wide, None)];
-            let [found, expected] = layers.map(|layer| numbers(&layer.forward_gelu(&operand).unwrap()));
-            assert!(found == expected, "{rows} x {columns} {dtype:?}");
-        }
-    }
-}
