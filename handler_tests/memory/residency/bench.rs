@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use candle_core::{DType, Device, Error, Result};
 use marquee::input::plan::AutoUnload;
@@ -30,6 +31,9 @@ pub(super) struct Counter {
     pub(super) settled: Vec<usize>,
     /// The next wait takes until this says something.
     pub(super) gate: Option<Receiver<()>>,
+    /// Pieces of work that a read for ever has done, and how many of them while weights came from files.
+    pub(super) read_on: u64,
+    pub(super) read_beside: Option<u64>,
     /// The next allocation fails with these words.
     pub(super) fail: Option<String>,
 }
@@ -106,6 +110,7 @@ impl Shelf for Numbers {
                 self.counter.lock().unwrap().log.push(format!("read {} for ever", self.size.name));
                 loop {
                     pace.keep()?;
+                    self.counter.lock().unwrap().read_on += 1;
                     std::thread::yield_now();
                 }
             }
@@ -150,6 +155,14 @@ impl Arrival for Arrived {
     fn bring(&mut self, pieces: &[usize], go_on: &dyn Fn() -> bool) -> Result<()> {
         if !go_on() {
             return Err(Error::Msg("given up".to_owned()));
+        }
+        let read_on = || self.counter.lock().unwrap().read_on;
+        let before = read_on();
+        if before > 0 {
+            // Long enough for a read that is not held up to show.
+            std::thread::sleep(Duration::from_millis(20));
+            let beside = read_on() - before;
+            self.counter.lock().unwrap().read_beside = Some(beside);
         }
         let mut counter = self.counter.lock().unwrap();
         counter.take(pieces.iter().map(|piece| self.size.pieces[*piece]).sum())?;

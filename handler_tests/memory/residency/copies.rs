@@ -65,6 +65,30 @@ fn they_are_made_first_for_what_is_not_on_the_device_yet() {
 }
 
 #[test]
+fn their_making_stands_aside_for_what_comes_from_files() {
+    let mut bench = Bench::roomy(100);
+    let never = bench.model_that_reads(Reads::ForEver, "never", &[10], 0);
+    let broken = bench.model_that_reads(Reads::Fail, "broken", &[20], 0);
+    bench.begin(vec![visit(1, &[never.id()], 0), visit(1, &[broken.id()], 0)], [No; 3]);
+    bench.memory.enter().unwrap();
+    let counter = std::sync::Arc::clone(&bench.counter);
+    let wait_for_more_than = |pieces: u64| {
+        while counter.lock().unwrap().read_on <= pieces {
+            std::thread::yield_now();
+        }
+    };
+    wait_for_more_than(0);
+    bench.memory.enter().unwrap();
+    let (beside, then) = {
+        let counter = bench.counter.lock().unwrap();
+        (counter.read_beside, counter.read_on)
+    };
+    // What had begun may end.
+    assert!(beside.is_some_and(|pieces| pieces <= 1), "{beside:?}");
+    wait_for_more_than(then);
+}
+
+#[test]
 fn one_that_has_to_make_room_while_it_is_made_is_given_up() {
     let limits = Limits { host: Some(Limit::Bytes(100)), ..Limits::default() };
     let mut bench = Bench::new(100, limits);
