@@ -18,7 +18,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use marquee::memory::pace::Pace;
 use marquee::memory::schedule::RING_SLOTS;
-use marquee::memory::{Store, Transfer};
+use marquee::memory::{Parts, Store, Transfer};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
 use marquee::models::device::{self, Target};
 use marquee::models::flux::{Conditioner, FluxConfig, Modulation, Transformer};
@@ -75,7 +75,7 @@ fn main() -> Outcome<()> {
 
     let all: Vec<usize> = (0..store.pieces().len()).collect();
     for round in ["first", "again"] {
-        let mut parts = store.parts(&transfer);
+        let mut parts = Parts::new(&store, &transfer);
         let ((), seconds) = timed(&device, || {
             parts.bring(&all, &|| true)?;
             parts.wait();
@@ -101,7 +101,7 @@ fn main() -> Outcome<()> {
     put("host_bytes_ratio", (store.host_bytes() as f64 / bytes as f64).into());
 
     for round in ["first", "again"] {
-        let mut parts = store.parts(&transfer);
+        let mut parts = Parts::new(&store, &transfer);
         let begun = Instant::now();
         parts.bring(&all, &|| true)?;
         let asked = begun.elapsed().as_secs_f64();
@@ -123,7 +123,7 @@ fn main() -> Outcome<()> {
                 &device,
                 |w| build(w).map(drop),
             )?)?);
-            let mut straight = host.parts(&transfer);
+            let mut straight = Parts::new(&host, &transfer);
             straight.bring(&all, &|| true)?;
             let placed = straight.weights(&[], true)?;
             put("weights_that_differ_by_the_two_ways", differing(&store, &by_way, &placed)?);
@@ -138,7 +138,7 @@ fn main() -> Outcome<()> {
     let input = Input::new(&config, &files.transformer.weights(dtype, &device), dtype, &device)?;
     let base = in_use(&device)?;
     let mut measure = |name: &str, streamed: &[usize]| -> Outcome<Tensor> {
-        let mut parts = store.parts(&transfer);
+        let mut parts = Parts::new(&store, &transfer);
         let stay: Vec<usize> = all.iter().copied().filter(|piece| !streamed.contains(piece)).collect();
         parts.bring(&stay, &|| true)?;
         let net = build(&parts.weights(streamed, true)?)?;
@@ -181,7 +181,7 @@ fn main() -> Outcome<()> {
         let streamed: Vec<usize> = (count - streamed..count).collect();
         for round in ["first", "again"] {
             let (_, seconds) = timed(&device, || {
-                let mut parts = store.parts(&transfer);
+                let mut parts = Parts::new(&store, &transfer);
                 let stay: Vec<usize> = (0..count).filter(|piece| !streamed.contains(piece)).collect();
                 parts.bring(&stay, &|| true)?;
                 build(&parts.weights(&streamed, false)?)?.forward(&ids)

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 use marquee::memory::pace::Pace;
 use marquee::memory::packed::lane::{SLOT, TILE_BYTES};
-use marquee::memory::{Store, Transfer};
+use marquee::memory::{Parts, Store, Transfer};
 use marquee::models::weights::{Blocks, Source, Weights};
 
 use super::store::noise;
@@ -138,7 +138,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         let transfer = Transfer::new(device).unwrap();
 
         // Out of the files, as they are.
-        let mut parts = store.parts(&transfer);
+        let mut parts = Parts::new(&store, &transfer);
         parts.bring(&all, &|| true).unwrap();
         check(&Net::new(&parts.weights(&[], false).unwrap()).unwrap().run().unwrap(), &expected, "files");
         drop(parts);
@@ -149,7 +149,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         let ratio = store.host_bytes() as f64 / store.bytes() as f64;
         assert!(ratio < 0.85, "{ratio}");
         for round in 0..3 {
-            let mut parts = store.parts(&transfer);
+            let mut parts = Parts::new(&store, &transfer);
             parts.bring(&all, &|| true).unwrap();
             let net = Net::new(&parts.weights(&[], false).unwrap()).unwrap();
             check(&net.run().unwrap(), &expected, &format!("resident, round {round}"));
@@ -162,7 +162,7 @@ fn packed_weights_arrive_as_they_are_in_their_files() {
         }
         for streamed in [&all[1..], &all[4..8], &[all[3], all[6]]] {
             for again in [true, false] {
-                let mut parts = store.parts(&transfer);
+                let mut parts = Parts::new(&store, &transfer);
                 let stay: Vec<usize> = all.iter().copied().filter(|at| !streamed.contains(at)).collect();
                 parts.bring(&stay, &|| true).unwrap();
                 let net = Net::new(&parts.weights(streamed, again).unwrap()).unwrap();

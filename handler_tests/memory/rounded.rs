@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use marquee::memory::pace::Pace;
-use marquee::memory::{Store, Transfer};
+use marquee::memory::{Parts, Store, Transfer};
 use marquee::models::flux::{Conditioner, Transformer};
 use marquee::models::ops::{Eight, Int8, Linear, Rounding};
 use marquee::models::weights::{ALIGNMENT, Content, Entry, Gguf, Part, Recipe, Renamed, Source, Weights};
@@ -190,7 +190,7 @@ fn a_transformer_in_8_bits_takes_half_and_predicts_what_its_rounded_twin_does() 
             .sum();
         assert_eq!(wide - narrow, 3 * matrices - scales, "f32 to 8 bits");
         // Device and host hold what the layout says.
-        let mut parts = kept.parts(&Transfer::new(&Device::Cpu).unwrap());
+        let mut parts = Parts::new(&kept, &Transfer::new(&Device::Cpu).unwrap());
         parts.bring(&(0..kept.pieces().len()).collect::<Vec<_>>(), &|| true).unwrap();
         assert_eq!((parts.bytes(), kept.host_bytes()), (kept.bytes(), kept.bytes()));
         kept.load_host(&Pace::default()).unwrap();

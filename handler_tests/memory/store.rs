@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Result, Tensor};
 use marquee::memory::pace::Pace;
-use marquee::memory::{Store, Transfer};
+use marquee::memory::{Parts, Store, Transfer};
 use marquee::models::checkpoint::{Caches, FluxCheckpoint, Replacements};
 use marquee::models::flux::{Conditioner, Transformer};
 use marquee::models::rng::Generator;
@@ -50,7 +50,7 @@ pub fn same(found: &Tensor, expected: &Tensor) {
 pub fn both_ways(store: Store) -> [Weights; 2] {
     let store = Arc::new(store);
     let everything = || {
-        let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
+        let mut parts = Parts::new(&store, &Transfer::new(&Device::Cpu).unwrap());
         parts.bring(&(0..store.pieces().len()).collect::<Vec<_>>(), &|| true).unwrap();
         parts.weights(&[], true).unwrap()
     };
@@ -307,7 +307,7 @@ fn pieces_come_and_go_by_themselves() {
     let store =
         Arc::new(Store::new("FLUX", Arc::clone(&net.source), DType::F32, &Device::Cpu, build).unwrap());
     let sizes = store.pieces();
-    let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
+    let mut parts = Parts::new(&store, &Transfer::new(&Device::Cpu).unwrap());
 
     // Without a host copy: out of the files.
     parts.bring(&[0, 1, 3], &|| true).unwrap();

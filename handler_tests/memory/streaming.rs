@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use marquee::memory::pace::Pace;
-use marquee::memory::{Store, Transfer};
+use marquee::memory::{Parts, Store, Transfer};
 use marquee::models::flux::{BlockId, Conditioner, FluxConfig, Modulation, Transformer};
 use marquee::models::text_encoders::t5::T5Encoder;
 use marquee::models::weights::{Source, Weights};
@@ -20,7 +20,7 @@ pub fn store(source: &Arc<dyn Source>, build: &dyn Fn(&Weights) -> Result<()>) -
 
 /// The store's weights with the pieces `streamed` coming and going.
 pub fn streaming(store: &Arc<Store>, streamed: &[usize], again: bool) -> Weights {
-    let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
+    let mut parts = Parts::new(store, &Transfer::new(&Device::Cpu).unwrap());
     let stay: Vec<usize> = (0..store.pieces().len()).filter(|piece| !streamed.contains(piece)).collect();
     parts.bring(&stay, &|| true).unwrap();
     parts.weights(streamed, again).unwrap()
@@ -115,7 +115,7 @@ fn only_blocks_stream_and_only_from_a_host_copy() {
     let folder = tempfile::tempdir().unwrap();
     let files = flux(folder.path()).transformer;
     let store = store(&files.source, &|w| Transformer::new(&files.config, w).map(drop));
-    let mut parts = store.parts(&Transfer::new(&Device::Cpu).unwrap());
+    let mut parts = Parts::new(&store, &Transfer::new(&Device::Cpu).unwrap());
     parts.bring(&[1, 2, 3, 4], &|| true).unwrap();
     let error = parts.weights(&[0], true).err().unwrap().to_string();
     assert!(error.contains("piece 0 cannot be streamed"), "{error}");

@@ -28,6 +28,8 @@ pub mod packed;
 #[cfg(feature = "models")]
 mod packing;
 #[cfg(feature = "models")]
+mod parts;
+#[cfg(feature = "models")]
 mod passage;
 #[cfg(feature = "models")]
 mod pinned;
@@ -55,12 +57,14 @@ pub use error::{Full, MemoryError};
 #[cfg(feature = "models")]
 pub use lease::{Handle, Lease};
 pub use log::log_gpu_memory;
+#[cfg(feature = "models")]
+pub use parts::Parts;
 pub use report::Report;
 #[cfg(feature = "models")]
 pub use residency::{Limits, Memory, Spec};
 pub use schedule::{CannotFit, Itinerary, ModelId, Schedule, Visit};
 #[cfg(feature = "models")]
-pub use store::{Parts, Store};
+pub use store::Store;
 pub use timetable::{StepRule, timetable};
 #[cfg(feature = "models")]
 pub use transfer::{Mark, Transfer};

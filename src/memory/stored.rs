@@ -5,9 +5,10 @@ use std::sync::Arc;
 use candle_core::Result;
 
 use super::pace::Pace;
+use super::parts::Parts;
 use super::schedule::Size;
 use super::shelf::{Arrival, Shelf};
-use super::store::{Parts, Store};
+use super::store::Store;
 use super::transfer::Transfer;
 use crate::models::weights::Weights;
 
@@ -46,7 +47,7 @@ impl Shelf for Stored {
     }
 
     fn arrival(&self) -> Box<dyn Arrival> {
-        Box::new(self.store.parts(&self.transfer))
+        Box::new(Parts::new(&self.store, &self.transfer))
     }
 }
 
