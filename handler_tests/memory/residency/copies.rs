@@ -5,10 +5,8 @@ use marquee::memory::{Limit, Limits, MemoryError};
 
 use super::bench::{Bench, Reads, visit};
 
-#[test]
-fn they_keep_to_their_budget() {
-    let limits = Limits { host: Some(Limit::Bytes(100)), ..Limits::default() };
-    let mut bench = Bench::new(100, limits);
+/// Requests for models of 40, 50 and 60 bytes, one after the other.
+fn three_times_three_models(bench: &mut Bench) {
     let models = [40, 50, 60].map(|bytes| bench.model(&format!("model of {bytes}"), &[bytes], 0));
     for _ in 0..3 {
         bench.begin(models.iter().map(|model| visit(1, &[model.id()], 0)).collect(), [Yes; 3]);
@@ -17,6 +15,13 @@ fn they_keep_to_their_budget() {
         }
         bench.memory.finish();
     }
+}
+
+#[test]
+fn they_keep_to_their_budget() {
+    let limits = Limits { host: Some(Limit::Bytes(100)), ..Limits::default() };
+    let mut bench = Bench::new(100, limits);
+    three_times_three_models(&mut bench);
     let counter = bench.counter.lock().unwrap();
     assert!(counter.host_peak <= 100, "{}", counter.host_peak);
     assert!(counter.host > 0, "copies are kept");
@@ -25,14 +30,7 @@ fn they_keep_to_their_budget() {
 #[test]
 fn they_are_read_once_where_there_is_room() {
     let mut bench = Bench::roomy(100);
-    let models = [40, 50, 60].map(|bytes| bench.model(&format!("model of {bytes}"), &[bytes], 0));
-    for _ in 0..3 {
-        bench.begin(models.iter().map(|model| visit(1, &[model.id()], 0)).collect(), [Yes; 3]);
-        for _ in models {
-            bench.enter_and_read();
-        }
-        bench.memory.finish();
-    }
+    three_times_three_models(&mut bench);
     let reads = bench.counter.lock().unwrap().log.iter().filter(|line| line.starts_with("read")).count();
     assert_eq!(reads, 3);
 }
