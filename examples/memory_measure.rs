@@ -113,7 +113,7 @@ fn main() -> Outcome<()> {
         let (net, seconds) = timed(&device, || build(&parts.weights(&[], true)?))?;
         put(&format!("built_{round}_seconds"), seconds.into());
         put(&format!("in_use_{round}_bytes"), grown(&device, base)?);
-        if round == "again" && target.default_dtype() != DType::F32 {
+        if round == "again" && !device.is_cpu() {
             // By the two ways, which share nothing but the files. Needs room for both.
             let by_way = parts.weights(&[], true)?;
             let host = Arc::new(packing(Store::new(

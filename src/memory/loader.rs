@@ -1,7 +1,7 @@
 //! From a checkpoint's files into main memory: many threads read at their own positions straight into place.
 //!
 //! What there is to read, and how, says [`job`]; here it is shared out. Must not know devices or nets. Callers: `store`,
-//! `packing`, and `passage` for weights that do not stay in main memory.
+//! `packing`, and `passage` for weights that go on to the device at once.
 
 mod convert;
 pub(super) mod job;

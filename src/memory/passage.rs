@@ -1,8 +1,8 @@
 //! The way of weights from files to the device without a copy that stays in main memory: threads read into small page-locked
 //! buffers, and what one holds crosses the bus while the next ones fill.
 //!
-//! Faster than making the copy first, whose memory has to be found, cleared and locked (10 GB/s where this takes 45), so a
-//! process computes before its host copies are made. Must not know residency or nets. Caller: `store`.
+//! Faster than making the copy first, whose memory has to be found, cleared and locked (10 GB/s where this gives 40), so a
+//! process computes before its host copies are made. Must not know residency or nets. Caller: `parts`.
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -1,7 +1,7 @@
 //! Main memory for weights: page-aligned, in huge pages, page-locked where there is a card.
 //!
 //! A card copies from page-locked memory at the bus's speed and without the processor; from other memory at a seventh of
-//! it. Knows nothing of tensors. Callers: `arena`, `packing`.
+//! it. Knows nothing of tensors. Callers: `store`, `packing`, `passage`.
 
 use candle_core::{Device, Error, Result};
 use memmap2::MmapMut;

@@ -75,7 +75,7 @@ impl State {
 
 /// How a wait for a read ended.
 pub(super) enum Read {
-    /// So.
+    /// With the read's own end.
     Done(Done),
     /// Nobody asked for it.
     NeverAsked,

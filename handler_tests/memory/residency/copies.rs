@@ -1,5 +1,7 @@
 //! Copies in main memory: made beside the computing, within their budget, and never waited for where files will do.
 
+use std::cell::Cell;
+
 use marquee::input::plan::AutoUnload::{No, Yes};
 use marquee::memory::{Limit, Limits, MemoryError};
 
@@ -122,6 +124,19 @@ fn a_request_that_is_stopped_while_files_are_read_says_so() {
     assert!(matches!(bench.memory.enter_while(&|| false), Err(MemoryError::Stopped)));
     bench.memory.finish();
     assert_eq!(bench.used(), 0);
+}
+
+#[test]
+fn a_device_that_is_lost_is_told_to_a_request_that_is_stopped_too() {
+    let mut bench = Bench::roomy(100);
+    let model = bench.model("model", &[10], 0);
+    bench.begin(vec![visit(1, &[model.id()], 0)], [Yes; 3]);
+    let lost = "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")";
+    bench.counter.lock().unwrap().fail = Some(lost.to_owned());
+    // Stopped once the files are being read.
+    let asked = Cell::new(false);
+    let entered = bench.memory.enter_while(&|| !asked.replace(true));
+    assert!(matches!(entered, Err(MemoryError::DeviceLost { .. })), "{entered:?}");
 }
 
 /// Streaming has no other way.

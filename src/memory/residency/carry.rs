@@ -146,7 +146,8 @@ impl Memory {
                 let doing = format!("{name} comes in");
                 MemoryError::OutOfMemory(Box::new(self.full(&doing, step.bytes, &full.reason)))
             }
-            _ if held.is_some() && !go_on() => MemoryError::Stopped,
+            // The files' reading was given up. A device that is lost meanwhile is more than that.
+            MemoryError::Load { .. } if held.is_some() && !go_on() => MemoryError::Stopped,
             other => other,
         })?;
         if held.is_some() {

@@ -99,7 +99,7 @@ pub struct Terms {
 pub enum Action {
     /// Files to host memory.
     Read,
-    /// Host memory to the device; from the files where no host copy can be kept.
+    /// Host memory to the device; from the files where there is no host copy, or not yet.
     Upload,
     /// Off the device.
     Free,
