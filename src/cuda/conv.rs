@@ -7,7 +7,7 @@ use std::ptr;
 
 use candle_core::{DType, Result, Tensor};
 
-use super::launch::{Address, KernelError, Stream, View, check, empty, format};
+use super::launch::{Address, KernelError, Stream, View, check, contiguous_for, empty, format};
 use super::picture::{channels_first, channels_last};
 
 /// Mirrors `marquee_conv_shape`.
@@ -83,8 +83,9 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, steps: Steps) 
         }
         .into());
     };
-    let (x, weight) = (channels_last(x)?, channels_last(weight)?);
-    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let x = channels_last(x)?;
+    let weight = contiguous_for("marquee_conv_run", &weight.permute((0, 2, 3, 1))?, &x)?;
+    let bias = bias.map(|bias| contiguous_for("marquee_conv_run", bias, &x)).transpose()?;
     let shape = Shape {
         format,
         batch: batch as i32,

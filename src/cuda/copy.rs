@@ -44,7 +44,7 @@ unsafe extern "C" {
 }
 
 /// Writes `x` to `y`, of the same shape and any of the three formats, rounding to nearest even; either may be a part of a
-/// wider tensor. False, and nothing written, for tensors that it does not take.
+/// wider tensor. In the order of `y`'s stream. False, and nothing written, for tensors that it does not take.
 ///
 /// # Errors
 /// The card failed.
@@ -74,7 +74,7 @@ pub fn copy_into(x: &Tensor, y: &Tensor) -> Result<bool> {
             x_rows.blocks as i64,
             rows as i64,
             x_rows.columns as i64,
-            from.stream(),
+            to.stream(),
         )
     };
     launch::check("marquee_copy", code)?;

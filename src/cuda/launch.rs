@@ -262,6 +262,27 @@ pub fn empty<S: Into<Shape>>(shape: S, dtype: DType, device: &CudaDevice) -> Res
     Ok(Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false))
 }
 
+/// `operand` with its numbers side by side, for a kernel on `x`'s stream.
+///
+/// # Errors
+/// An operand that would have to be copied and belongs to another stream, in whose order the copy would be made.
+pub fn contiguous_for(kernel: &'static str, operand: &Tensor, x: &Tensor) -> Result<Tensor> {
+    if !operand.is_contiguous() && !operand.device().same_device(x.device()) {
+        return Err(elsewhere(kernel, operand));
+    }
+    operand.contiguous()
+}
+
+/// For an operand that has to be copied for a kernel of another stream.
+pub fn elsewhere(kernel: &'static str, operand: &Tensor) -> Error {
+    KernelError::Unfit {
+        kernel,
+        expected: "operands of another stream to lie as the kernel reads them",
+        found: format!("{:?} with strides {:?}", operand.shape(), operand.stride()),
+    }
+    .into()
+}
+
 /// The card behind `device`; `None` for a CPU.
 pub fn card(device: &Device) -> Option<&CudaDevice> {
     match device {

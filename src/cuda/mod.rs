@@ -17,6 +17,7 @@ pub mod picture;
 pub mod pixels;
 pub mod pool;
 pub mod rope;
+pub mod side;
 pub mod stopwatch;
 pub mod unpack;
 pub mod upload;
@@ -48,7 +49,8 @@ pub fn open(ordinal: usize) -> Result<Device> {
 fn track_no_events(device: &CudaDevice) {
     // SAFETY: the caller must order work between streams. There is one stream: `open` made it before any tensor existed,
     // and candle puts every allocation, copy, launch and free of this device on it. The other streams, `bus`'s, copy and
-    // unpack into blocks that no tensor's operation frees or reads before an event says so.
+    // unpack into blocks that no tensor's operation frees or reads before an event says so; `side`'s has a device of its own,
+    // and events around everything that it is given.
     unsafe { device.disable_event_tracking() }
 }
 

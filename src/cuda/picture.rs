@@ -9,7 +9,7 @@ use std::ptr;
 
 use candle_core::{DType, Error, Result, Tensor};
 
-use super::launch::{Address, KernelError, Stream, View, check, empty, format};
+use super::launch::{Address, KernelError, Stream, View, check, contiguous_for, elsewhere, empty, format};
 
 #[allow(unsafe_code)]
 unsafe extern "C" {
@@ -141,10 +141,14 @@ fn beside(kernel: &'static str, operand: &Tensor, x: &Tensor, count: usize) -> R
             KernelError::Unfit { kernel, expected: "operands of x's channels and dtype", found }.into()
         );
     }
-    let operand = operand.contiguous()?;
+    let operand = contiguous_for(kernel, operand, x)?;
     // A part of a larger tensor may begin anywhere.
     let lies_well = View::of(&operand)?.aligned(16);
-    if lies_well { Ok(operand) } else { operand.force_contiguous() }
+    match lies_well {
+        true => Ok(operand),
+        false if operand.device().same_device(x.device()) => operand.force_contiguous(),
+        false => Err(elsewhere(kernel, &operand)),
+    }
 }
 
 /// Which formula [`group_norm`] is asked for.
@@ -445,15 +449,20 @@ pub fn scaled_sum(a: Option<&Tensor>, b: &Tensor, scale: f64) -> Result<Tensor> 
             return Err(KernelError::Unfit { kernel: NAME, expected, found }.into());
         }
     };
-    let b = channels_last(b)?;
     let (batch, channels, height, width) = shape;
-    let a = a.map(|a| beside(NAME, &channels_last(a)?, &b, batch * channels * height * width)).transpose()?;
-    let from = View::of(&b)?;
-    let y = empty((batch, height, width, channels), b.dtype(), &from.device)?;
+    // The sum belongs where its first operand does.
+    let first = channels_last(a.unwrap_or(b))?;
+    let b = contiguous_for(NAME, &b.permute((0, 2, 3, 1))?, &first)?;
+    let a = match a {
+        Some(_) => Some(beside(NAME, &first, &b, batch * channels * height * width)?),
+        None => None,
+    };
+    let y = empty((batch, height, width, channels), b.dtype(), &View::of(&first)?.device)?;
     if y.elem_count() == 0 {
         return channels_first(&y);
     }
     let a = a.as_ref().map(View::of).transpose()?;
+    let from = View::of(&b)?;
     // SAFETY: as in `group_norm`; a and y are `times` as large as b.
     check(NAME, unsafe {
         marquee_scaled_sum(
@@ -464,7 +473,7 @@ pub fn scaled_sum(a: Option<&Tensor>, b: &Tensor, scale: f64) -> Result<Tensor> 
             scale as c_float,
             b.elem_count() as i64,
             times as c_int,
-            from.stream(),
+            View::of(&y)?.stream(),
         )
     })?;
     channels_first(&y)

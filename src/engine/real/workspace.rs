@@ -26,8 +26,9 @@ const FLUX_WORDS: u64 = WORDS * 4096;
 const DECODE_PIXEL: u64 = 1536;
 /// Likewise for the encoder, at 128 channels.
 const ENCODE_PIXEL: u64 = 640;
-/// Values for each pixel that UNet and ControlNet hold for a pair of predictions: skip connections, GEGLU, residuals.
-const UNET_PIXEL: u64 = 600;
+/// Values for each pixel that UNet and ControlNet hold for a pair of predictions, one beside the other: skip connections,
+/// GEGLU, residuals.
+const UNET_PIXEL: u64 = 700;
 
 /// Bytes of a number in each family's compute dtype, and what comes beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

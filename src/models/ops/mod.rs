@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod beside;
 mod conv;
 mod eight;
 mod int8;
@@ -20,6 +21,7 @@ mod wide_attention;
 
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, sigmoid, silu};
 pub use attention::{attention, attention_into, causal_attention};
+pub use beside::{Beside, beside};
 pub use conv::{Conv, conv_on_card};
 pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
 pub use int8::Int8;

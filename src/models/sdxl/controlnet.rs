@@ -6,17 +6,24 @@ use super::TIME_IDS;
 use super::config::ControlNetConfig;
 use super::transformer::Read;
 use super::trunk::{Conditioning, Trunk};
-use crate::models::ops::{self, Conv};
+use crate::models::ops::{self, Beside, Conv};
 use crate::models::weights::Weights;
 
-/// What is added to a UNet, times a scale: one tensor a skip, in order, and one for the middle.
+/// What is added to a UNet, times a scale.
 ///
-/// They wait unscaled: whoever adds one to a skip scales it in the same pass.
-#[derive(Debug, Clone)]
+/// They wait unscaled, and perhaps unfinished: whoever adds one to a skip scales it in the same pass, and a card may compute
+/// them beside the UNet's own way down.
+#[derive(Debug)]
 pub struct Residuals {
+    unscaled: Beside<Unscaled>,
+    scale: f64,
+}
+
+/// One tensor a skip, in order, and one for the middle.
+#[derive(Debug)]
+struct Unscaled {
     down: Vec<Tensor>,
     middle: Tensor,
-    scale: f64,
 }
 
 impl Residuals {
@@ -25,7 +32,7 @@ impl Residuals {
     /// # Errors
     /// No room on the device.
     pub fn down(&self) -> Result<Vec<Tensor>> {
-        self.down.iter().map(|residual| ops::scaled(residual, self.scale)).collect()
+        self.unscaled.join()?.down.iter().map(|residual| ops::scaled(residual, self.scale)).collect()
     }
 
     /// The middle's, scaled.
@@ -33,22 +40,23 @@ impl Residuals {
     /// # Errors
     /// No room on the device.
     pub fn middle(&self) -> Result<Tensor> {
-        ops::scaled(&self.middle, self.scale)
+        ops::scaled(&self.unscaled.join()?.middle, self.scale)
     }
 
     /// Adds each to its skip, and gives the sum of the middle's and `middle`.
     pub(super) fn add_to(&self, skips: &mut [Tensor], middle: &Tensor) -> Result<Tensor> {
-        if self.down.len() != skips.len() {
+        let Unscaled { down, middle: own } = self.unscaled.join()?;
+        if down.len() != skips.len() {
             candle_core::bail!(
                 "a ControlNet of {} residuals for a UNet of {}: they are not of one family",
-                self.down.len(),
+                down.len(),
                 skips.len()
             );
         }
-        for (skip, residual) in skips.iter_mut().zip(&self.down) {
+        for (skip, residual) in skips.iter_mut().zip(down) {
             *skip = ops::add_scaled(skip, residual, self.scale)?;
         }
-        ops::add_scaled(middle, &self.middle, self.scale)
+        ops::add_scaled(middle, own, self.scale)
     }
 }
 
@@ -154,15 +162,16 @@ impl ControlNet {
         hint: &Hint,
         scale: f64,
     ) -> Result<Residuals> {
-        let (_, skips, middle) = self.trunk.forward(
-            sample,
-            timestep,
-            conditioning,
-            &mut Read::new(&conditioning.text),
-            Some(&hint.0),
-        )?;
-        let down =
-            self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip)).collect::<Result<_>>()?;
-        Ok(Residuals { down, middle: self.middle.forward(&middle)?, scale })
+        let time = self.trunk.time(timestep, conditioning)?;
+        let unscaled = ops::beside(&[sample, &time], |inputs| {
+            let [sample, time] = inputs else {
+                candle_core::bail!("a ControlNet of {} inputs, not 2; please report this", inputs.len())
+            };
+            let mut text = Read::new(&conditioning.text);
+            let (skips, middle) = self.trunk.forward(sample, time, &mut text, Some(&hint.0))?;
+            let down = self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip));
+            Ok(Unscaled { down: down.collect::<Result<_>>()?, middle: self.middle.forward(&middle)? })
+        })?;
+        Ok(Residuals { unscaled, scale })
     }
 }

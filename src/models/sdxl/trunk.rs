@@ -50,25 +50,28 @@ impl Trunk {
         Ok(Conditioning { text: read, additions: self.embedder.additions(pooled, ids)? })
     }
 
-    /// What residual blocks project, every skip, and the middle's output; `text` is left where the way up begins. `hint` is added to the first convolution's.
+    /// What residual blocks project at `timestep`: (batch, time channels).
+    pub(super) fn time(&self, timestep: f32, conditioning: &Conditioning) -> Result<Tensor> {
+        self.embedder.forward(timestep, &conditioning.additions)
+    }
+
+    /// Every skip, and the middle's output; `text` is left where the way up begins. `hint` is added to the first convolution's.
     pub(super) fn forward(
         &self,
         sample: &Tensor,
-        timestep: f32,
-        conditioning: &Conditioning,
+        time: &Tensor,
         text: &mut Read<'_>,
         hint: Option<&Tensor>,
-    ) -> Result<(Tensor, Vec<Tensor>, Tensor)> {
-        let time = self.embedder.forward(timestep, &conditioning.additions)?;
+    ) -> Result<(Vec<Tensor>, Tensor)> {
         let mut x = self.conv_in.forward(sample)?;
         if let Some(hint) = hint {
             x = ops::add(&x, hint)?;
         }
         let mut skips = vec![x.clone()];
         for block in &self.down {
-            x = block.forward(x, &time, text, &mut skips)?;
+            x = block.forward(x, time, text, &mut skips)?;
         }
-        let x = self.middle.forward(&x, &time, text)?;
-        Ok((time, skips, x))
+        let x = self.middle.forward(&x, time, text)?;
+        Ok((skips, x))
     }
 }

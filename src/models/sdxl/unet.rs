@@ -68,7 +68,8 @@ impl Unet {
         residuals: Option<&Residuals>,
     ) -> Result<Tensor> {
         let mut text = Read::new(&conditioning.text);
-        let (time, mut skips, mut x) = self.trunk.forward(sample, timestep, conditioning, &mut text, None)?;
+        let time = self.trunk.time(timestep, conditioning)?;
+        let (mut skips, mut x) = self.trunk.forward(sample, &time, &mut text, None)?;
         if let Some(residuals) = residuals {
             x = residuals.add_to(&mut skips, &x)?;
         }

@@ -65,6 +65,15 @@ pub(in super::super) const KERNELS: &[Kernel] = &[
         },
     },
     Kernel {
+        name: "sum-beside",
+        family: "pixelwise",
+        dtypes: FLOATS,
+        // Doubled again and again: anything that one stream reads too early, or writes where the other still reads, shows.
+        bound: Bound::EXACT,
+        draw: |dice| twice(drawn(dice)),
+        rows: || vec![Row::sdxl(twice([2, 640, 64, 64]))],
+    },
+    Kernel {
         name: "batch-norm",
         family: "pixelwise",
         dtypes: FLOATS,
@@ -140,6 +149,29 @@ fn drawn(dice: &mut Dice) -> [usize; 4] {
     let channels = if dice.once_in(3) { dice.between(1, 60) } else { dice.packs(30) };
     let (height, width) = dice.sides(30);
     [dice.batch(), channels, height, width]
+}
+
+/// `x` times 128: half of it by a card's second stream, half by its first, and that three times, one after the other, so
+/// that each finds the memory of the one before.
+fn twice(x: [usize; 4]) -> Case {
+    const DOUBLINGS: usize = 6;
+    let doubled = |x: &Tensor| (0..DOUBLINGS).try_fold(x.clone(), |x, _| ops::add(&x, &x));
+    Case::new(text(&x), [picture(x)], move |[x]| {
+        (0..3)
+            .map(|_| {
+                let aside =
+                    ops::beside(&[x], |inputs| inputs.iter().map(doubled).collect::<Result<Vec<_>>>())?;
+                let mut sum = doubled(x)?;
+                for part in aside.join()? {
+                    sum = ops::add(&sum, part)?;
+                }
+                Ok(sum)
+            })
+            .collect()
+    })
+    .writes(3 * count(&x))
+    // In the 16 bits that nets have: each doubling reads and writes its picture, the sum reads two.
+    .moves(2 * 3 * (4 * DOUBLINGS + 2) * count(&x))
 }
 
 fn nearest(x: [usize; 4], down: usize, across: usize) -> Case {

@@ -1,0 +1,71 @@
+//! A second compute stream of a card, for kernels too small to fill it.
+//!
+//! Tensors that were brought to the side belong to a device of their own: kernels on them go to its stream, and their memory
+//! is freed in its order. What only reads tensors of the main stream (weights, the text) needs no bringing: kernels go where
+//! their first operand is, and [`Side::begin`] orders the two. Must not know what is computed. Caller: `models::ops::beside`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DriverError};
+use candle_core::{CudaDevice, Error, Result, Tensor};
+
+use super::{copy, launch};
+
+/// The second stream of one opened device.
+#[derive(Debug)]
+pub struct Side {
+    main: Arc<CudaStream>,
+    card: CudaDevice,
+}
+
+/// One for each device that was opened and asked for one, for the life of the process: a stream with candle's libraries takes
+/// milliseconds to make.
+static SIDES: Mutex<Vec<Arc<Side>>> = Mutex::new(Vec::new());
+
+fn failed(error: DriverError) -> Error {
+    Error::Msg(format!("the card's second stream: {error}"))
+}
+
+impl Side {
+    /// The side of the device that `card` is.
+    ///
+    /// # Errors
+    /// No room on the card for its libraries, or the card is lost.
+    pub fn of(card: &CudaDevice) -> Result<Arc<Self>> {
+        let main = card.cuda_stream();
+        let mut sides = SIDES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(side) = sides.iter().find(|side| Arc::ptr_eq(&side.main, &main)) {
+            return Ok(side.clone());
+        }
+        let side = CudaDevice::new_with_stream(main.context().ordinal())?;
+        super::track_no_events(&side);
+        let side = Arc::new(Self { main, card: side });
+        sides.push(side.clone());
+        Ok(side)
+    }
+
+    /// What is given to the side from now on runs after what the main stream has been given.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn begin(&self) -> Result<()> {
+        self.card.cuda_stream().join(&self.main).map_err(failed)
+    }
+
+    /// What is given to the main stream from now on runs after what the side has been given.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn end(&self) -> Result<()> {
+        self.main.join(&self.card.cuda_stream()).map_err(failed)
+    }
+
+    /// A contiguous copy of `x` that belongs to the side, made in its order; `None` for tensors that no kernel copies.
+    ///
+    /// # Errors
+    /// No room on the card.
+    pub fn bring(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        let y = launch::empty(x.shape(), x.dtype(), &self.card)?;
+        Ok(copy::copy_into(x, &y)?.then_some(y))
+    }
+}
