@@ -32,7 +32,7 @@ fn every_source_of_kernels_is_in_the_table_and_no_other() {
     let known: BTreeSet<String> = kernels.union(&sources("shim", "cpp")).cloned().collect();
     let stale: Vec<_> = families.difference(&known).collect();
     assert!(stale.is_empty(), "no source is called {stale:?}");
-    for shim in ["attention_cudnn", "conv", "linear"] {
+    for shim in ["attention_cudnn", "attention_eight", "conv", "linear"] {
         assert!(families.contains(shim), "{shim}");
     }
 }
@@ -94,6 +94,8 @@ fn what_a_case_says_it_writes_is_what_it_writes() {
             "bytes-to-unit",
             "unpack",
             "sum-beside",
+            "quantise-beside",
+            "attention-e4m3",
         ];
         if others.contains(&kernel.name) {
             continue;

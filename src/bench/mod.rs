@@ -23,6 +23,7 @@ pub use stages::Stage;
 use crate::models::checkpoint::CheckpointError;
 use crate::models::device::{DeviceError, Target};
 use crate::models::flux::pipeline::PipelineError;
+use crate::models::ops::Rounding;
 use crate::models::schedulers;
 use clock::Clock;
 use machine::Machine;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub target: Target,
     /// Instead of each stage's own: bf16 for FLUX, f16 for SDXL and BiRefNet, f32 for everything on a CPU.
     pub dtype: Option<DType>,
+    /// Of the matrices in FLUX's blocks.
+    pub quantisation: Option<Rounding>,
     /// In this order.
     pub stages: Vec<Stage>,
     /// Pixels.

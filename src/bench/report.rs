@@ -57,6 +57,9 @@ pub struct Measurement {
     /// Compute dtype.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<&'static str>,
+    /// Of the matrices in FLUX's blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -121,6 +124,7 @@ impl Measurement {
         let floor = if ran.on_device { limit(ran.flops, ran.bytes) } else { None };
         Self {
             dtype: Some(name(ran.dtype)),
+            quantization: ran.quantisation.map(|quantisation| quantisation.to_string()),
             build_ms: ran.build_ms.map(rounded),
             cold_ms: clock.first().map(rounded),
             repeats: times.len(),

@@ -13,6 +13,7 @@ use crate::models::birefnet::BiRefNet;
 use crate::models::checkpoint::NetFiles;
 use crate::models::flux::pipeline as flux;
 use crate::models::flux::{Conditioner, Transformer};
+use crate::models::ops::Rounding;
 use crate::models::schedulers::{EulerDiscrete, FlowMatch};
 use crate::models::sdxl::pipeline as sdxl;
 use crate::models::sdxl::{ControlNet, TIME_IDS, Unet};
@@ -83,8 +84,9 @@ pub(super) struct Ran {
     pub(super) build_ms: Option<f64>,
     pub(super) flops: Option<f64>,
     pub(super) bytes: Option<f64>,
-    /// Whether the device's ceilings apply: a copy or a read is bound by others.
+    /// Whether the device's ceilings apply: a copy or a read is bound by others, and products of two formats by two.
     pub(super) on_device: bool,
+    pub(super) quantisation: Option<Rounding>,
 }
 
 impl Ran {
@@ -95,7 +97,13 @@ impl Ran {
             flops: Some(work.flops),
             bytes: Some(work.weights * dtype.size_in_bytes() as f64),
             on_device: true,
+            quantisation: None,
         }
+    }
+
+    /// With matrices in 8 bits: the bytes are not those of `dtype`.
+    fn in_eight(self, quantisation: Rounding) -> Self {
+        Self { bytes: None, on_device: false, quantisation: Some(quantisation), ..self }
     }
 }
 
@@ -199,7 +207,7 @@ fn flux_step(bench: &Bench<'_>, clock: &mut Clock) -> Result<Ran, BenchError> {
     let config = files.transformer.config;
     let weights = crate::models::weights::Weights::new(files.transformer.source, dtype, device);
     let conditioner = Conditioner::new(&config, &weights)?;
-    let transformer = Transformer::new(&config, &weights)?;
+    let transformer = Transformer::new(&config, &weights.in_eight(settings.quantisation))?;
     drop(weights);
     let build_ms = built(bench, begun)?;
 
@@ -230,7 +238,11 @@ fn flux_step(bench: &Bench<'_>, clock: &mut Clock) -> Result<Ran, BenchError> {
     let result = flux::denoise(&denoiser, &prepared, &mut steps);
     steps.result(result)?;
     let work = work::flux(&config, prepared.rows * prepared.columns, settings.words)?;
-    Ok(Ran::new(dtype, build_ms, &work))
+    let ran = Ran::new(dtype, build_ms, &work);
+    Ok(match settings.quantisation {
+        Some(quantisation) => ran.in_eight(quantisation),
+        None => ran,
+    })
 }
 
 fn sdxl_step(bench: &Bench<'_>, clock: &mut Clock) -> Result<Ran, BenchError> {

@@ -7,7 +7,8 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use candle_core::{CudaDevice, DType, Result, Tensor};
+use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::{CudaDevice, DType, Error, Result, Tensor};
 
 use super::launch::{self, Address, Rows, Stream, View};
 use super::linear::{Arguments, Epilogue, marquee_linear};
@@ -18,6 +19,8 @@ const E4M3: c_int = 3;
 #[allow(unsafe_code)]
 unsafe extern "C" {
     fn marquee_quantise(
+        before: *const c_void,
+        before_columns: i64,
         x: *const c_void,
         x_row: i64,
         out: *mut c_void,
@@ -35,12 +38,30 @@ pub fn available(card: &CudaDevice) -> bool {
     launch::capability(card) >= 89
 }
 
-/// The rows of `x` (…, columns), f16 or bf16, each divided by its scale: numbers of `x`'s shape as u8, scales (rows) f32.
+/// `rows` scales of 1, f32.
+///
+/// # Errors
+/// No room on the card.
+#[allow(unsafe_code)]
+pub fn unit_scales(rows: usize, card: &CudaDevice) -> Result<Tensor> {
+    let scales = launch::empty(rows, DType::F32, card)?;
+    let view = View::of(&scales)?;
+    let (address, bits) = (view.address as sys::CUdeviceptr, 1f32.to_bits());
+    // SAFETY: the tensor has `rows` numbers of 32 bits, and stays, in the stream's order, until they are written.
+    unsafe { sys::cuMemsetD32Async(address, bits, rows, card.cuda_stream().cu_stream()) }
+        .result()
+        .map_err(|error| Error::Cuda(Box::new(error)))?;
+    drop(view);
+    Ok(scales)
+}
+
+/// The rows of `x` (…, columns), f16 or bf16, each divided by its scale: numbers of `x`'s shape as u8, scales (rows) f32. Each
+/// behind its row of `before` (…, other columns), e4m3 without a scale as u8, if there is one.
 ///
 /// # Errors
 /// No room on the card, or the card failed.
 #[allow(unsafe_code)]
-pub fn quantise(x: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+pub fn quantise(before: Option<&Tensor>, x: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     let (Some(card), Some(format), DType::F16 | DType::BF16) =
         (launch::card(x.device()), launch::format(x.dtype()), x.dtype())
     else {
@@ -52,18 +73,40 @@ pub fn quantise(x: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
     if !lie.columns.is_multiple_of(16) {
         return Ok(None);
     }
-    let numbers = launch::empty(x.shape(), DType::U8, card)?;
+    let mut shape = x.dims().to_vec();
+    let in_front = before.and_then(|before| before.dims().last().copied()).unwrap_or(0);
+    let all = lie.columns + in_front;
+    if let Some(columns) = shape.last_mut() {
+        *columns = in_front;
+        let fits = before.is_none_or(|before| {
+            before.dtype() == DType::U8 && before.is_contiguous() && before.dims() == shape
+        });
+        if !fits || !in_front.is_multiple_of(16) {
+            return Ok(None);
+        }
+    }
+    if let Some(columns) = shape.last_mut() {
+        *columns = all;
+    }
+    let before = before.map(View::of).transpose()?;
+    if before.as_ref().is_some_and(|before| !before.aligned(8)) {
+        return Ok(None);
+    }
+    let codes = before.map_or(ptr::null_mut(), |before| before.address);
+    let numbers = launch::empty(shape, DType::U8, card)?;
     let scales = launch::empty(lie.rows * lie.blocks, DType::F32, card)?;
     let (to, scale) = (View::of(&numbers)?, View::of(&scales)?);
     for block in 0..lie.blocks {
-        // SAFETY: x has `rows` of `columns` numbers at this distance in each block; numbers and scales are contiguous and
-        // hold all blocks. The stream is theirs, and they outlive the launch in its order.
+        // SAFETY: x has `rows` of `columns` numbers at this distance in each block; what stands before them, numbers and
+        // scales are contiguous and hold all blocks. The stream is theirs, and they outlive the launch in its order.
         let code = unsafe {
             marquee_quantise(
+                launch::advance(codes, block * lie.rows * in_front, DType::U8),
+                in_front as i64,
                 launch::advance(from.address, block * lie.block_distance, x.dtype()),
                 lie.distance as i64,
-                launch::advance(to.address, block * lie.rows * lie.columns, DType::U8),
-                lie.columns as i64,
+                launch::advance(to.address, block * lie.rows * all, DType::U8),
+                all as i64,
                 launch::advance(scale.address, block * lie.rows, DType::F32).cast(),
                 lie.rows as i64,
                 lie.columns as i64,

@@ -6,6 +6,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_eight;
 pub mod conv;
 pub mod copy;
 pub mod deform_conv;

@@ -1,6 +1,7 @@
 //! Norm and rotation of q and k where they lie: `kernels/rope.cu` on tensors. Callers: `models::ops`.
 
 use std::ffi::{c_int, c_void};
+use std::ptr;
 
 use candle_core::{DType, Result, Tensor};
 
@@ -10,6 +11,7 @@ use super::launch::{self, Rows, Stream, View};
 unsafe extern "C" {
     fn marquee_rms_norm_rope(
         x: *mut c_void,
+        eight: *mut c_void,
         batch_row: i64,
         token_row: i64,
         batch: i64,
@@ -35,11 +37,48 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// The card failed.
-#[allow(unsafe_code)]
 pub fn rms_norm_rope(
     x: &Tensor,
     heads: usize,
     words: usize,
+    of_words: [&Tensor; 2],
+    of_rest: [&Tensor; 2],
+    eps: f64,
+    table: [&Tensor; 2],
+) -> Result<bool> {
+    run(x, None, (heads, words), of_words, of_rest, eps, table)
+}
+
+/// What [`rms_norm_rope`] would leave of `x` (batch, tokens, q then k then v), f16 or bf16, in e4m3 as u8; `x` stays as it is.
+/// `None` for tensors that it does not take.
+///
+/// # Errors
+/// No room on the card, or the card failed.
+pub fn rms_norm_rope_eight(
+    x: &Tensor,
+    heads: usize,
+    words: usize,
+    of_words: [&Tensor; 2],
+    of_rest: [&Tensor; 2],
+    eps: f64,
+    table: [&Tensor; 2],
+) -> Result<Option<Tensor>> {
+    let (Some(card), DType::F16 | DType::BF16) = (launch::card(x.device()), x.dtype()) else {
+        return Ok(None);
+    };
+    if x.dim(2)? != 3 * heads * of_rest[0].elem_count() {
+        return Ok(None);
+    }
+    let eight = launch::empty(x.shape(), DType::U8, card)?;
+    Ok(run(x, Some(&eight), (heads, words), of_words, of_rest, eps, table)?.then_some(eight))
+}
+
+/// In place, or to `eight`, contiguous and of x's shape.
+#[allow(unsafe_code)]
+fn run(
+    x: &Tensor,
+    eight: Option<&Tensor>,
+    (heads, words): (usize, usize),
     of_words: [&Tensor; 2],
     of_rest: [&Tensor; 2],
     eps: f64,
@@ -70,11 +109,14 @@ pub fn rms_norm_rope(
     let [Some(cosines), Some(sines)] = table.map(|half| whole(half, DType::F32, &[tokens, dim / 2])) else {
         return Ok(false);
     };
-    // SAFETY: each batch has `tokens` rows of at least 2 x heads x dim numbers at these distances, the table a row for each
-    // token, the weights `dim` numbers, all checked above; the stream is theirs.
+    let eight = eight.map(View::of).transpose()?;
+    // SAFETY: each batch has `tokens` rows of at least 2 x heads x dim numbers at these distances (3 where they leave in 8
+    // bits), the table a row for each token, the weights `dim` numbers, all checked above or by the caller; the stream is
+    // theirs.
     let code = unsafe {
         marquee_rms_norm_rope(
             view.address,
+            eight.map_or(ptr::null_mut(), |eight| eight.address),
             rows.block_distance as i64,
             rows.distance as i64,
             batch as i64,

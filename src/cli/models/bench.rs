@@ -113,6 +113,7 @@ pub(super) fn bench(config: &ModelConfig, options: &BenchOptions) -> Result<Exit
     let settings = Settings {
         target,
         dtype: options.dtype,
+        quantisation: super::quantisation(config).map_err(|error| error.to_string())?,
         stages: if options.stages.is_empty() { Stage::ALL.to_vec() } else { options.stages.clone() },
         width: options.width,
         height: options.height,

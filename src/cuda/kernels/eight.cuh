@@ -31,4 +31,17 @@ template <int N> __device__ __forceinline__ void store_eight(uint8_t* to, const 
     }
 }
 
+// Eight e4m3 numbers, from a multiple of 8 bytes.
+__device__ __forceinline__ void load_eight(const uint8_t* from, float* values) {
+    const uint2 words = *reinterpret_cast<const uint2*>(from);
+    const uint32_t all[2] = {words.x, words.y};
+#pragma unroll
+    for (int w = 0; w < 4; w++) {
+        const auto pair = static_cast<__nv_fp8x2_storage_t>(all[w / 2] >> 16 * (w % 2));
+        const float2 both = __half22float2(static_cast<__half2>(__nv_cvt_fp8x2_to_halfraw2(pair, __NV_E4M3)));
+        values[2 * w] = both.x;
+        values[2 * w + 1] = both.y;
+    }
+}
+
 }  // namespace marquee

@@ -45,7 +45,8 @@ pub fn read(
     let words = if nets.guidance { DEV_WORDS } else { SCHNELL_WORDS };
     let cell = 2 * nets.vae_config.shrink() as u32;
     let (rows, columns) = ((plan.height / cell) as usize, (plan.width / cell) as usize);
-    warm(&nets.transformer_config, (words, rows, columns), nets.dtype, journey.device());
+    let size = (words, rows, columns);
+    warm(&nets.transformer_config, size, nets.dtype, nets.in_eight, journey.device());
     // Every run's prompts in a row, each followed by what to avoid.
     let texts: Vec<&str> = runs
         .iter()

@@ -74,6 +74,8 @@ pub struct FluxNets {
     /// Whether the distilled guidance is an input (dev) or not (schnell).
     pub(super) guidance: bool,
     pub(super) dtype: DType,
+    /// Whether the transformer's blocks multiply in e4m3.
+    pub(super) in_eight: bool,
 }
 
 /// SDXL, known to memory.
@@ -228,6 +230,7 @@ impl Nets {
             scheduler: FlowMatch::new(files.scheduler.clone()).map_err(crate::models::PipelineError::from)?,
             guidance,
             dtype,
+            in_eight: blocks == Some(Rounding::E4m3),
         })
     }
 

@@ -11,18 +11,23 @@ use crate::models::ops::{self, QkNorm, RopeTable};
 pub(super) const EPS: f64 = 1e-6;
 
 /// Lets a card get ready for pictures of `rows` x `columns` packed tokens with `words` words, while other work goes on:
-/// otherwise the first step waits for it. Nothing on a CPU.
+/// otherwise the first step waits for it. `in_eight` says whether its matrices are e4m3. Nothing on a CPU.
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "a CPU needs no preparation"))]
 pub fn warm(
     config: &FluxConfig,
     (words, rows, columns): (usize, usize, usize),
     dtype: DType,
+    in_eight: bool,
     device: &Device,
 ) {
     #[cfg(feature = "cuda")]
     if let Some(card) = crate::cuda::launch::card(device) {
         let tokens = words + rows * columns;
         let (heads, dim) = (config.num_attention_heads, config.attention_head_dim);
+        if in_eight && crate::cuda::attention_eight::suits(card) {
+            crate::cuda::attention_eight::warm(card, [1, heads, tokens, dim]);
+            return;
+        }
         let into = |out_columns| Fused { batch: 1, tokens, heads, dim, out_columns };
         // The double blocks', and the single blocks', which write beside their feed forward.
         crate::cuda::attention::warm(
@@ -31,6 +36,24 @@ pub fn warm(
             [into(config.inner()), into(config.inner() + config.mlp())],
         );
     }
+}
+
+/// [`attend`] in 8 bits, where the device does that: the heads of all tokens side by side, (batch, tokens, inner) in e4m3
+/// without scales, as u8. `qkv` stays as it is.
+pub(super) fn attend_in_eight(
+    qkv: &Tensor,
+    heads: usize,
+    words: usize,
+    norms: [&QkNorm; 2],
+    rope: &RopeTable,
+) -> Result<Option<Tensor>> {
+    let (batch, tokens, columns) = qkv.dims3()?;
+    let shape = [batch, heads, tokens, columns / (3 * heads)];
+    if !ops::attends_in_eight(qkv.device(), qkv.dtype(), shape) {
+        return Ok(None);
+    }
+    let eight = ops::rms_norm_rope_eight(qkv, heads, words, norms, EPS, rope)?;
+    ops::attention_eight(&eight, heads).map(Some)
 }
 
 /// Normalises and rotates q and k of `qkv` (batch, tokens, q then k then v; contiguous) where they lie, attends, and writes

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Module, Result, Tensor};
 
-use super::attention::{EPS, attend};
+use super::attention::{EPS, attend, attend_in_eight};
 use super::config::FluxConfig;
-use crate::models::ops::{self, Linear, Operand, QkNorm, RopeTable};
+use crate::models::ops::{self, Eight, Linear, Operand, QkNorm, RopeTable};
 use crate::models::weights::Weights;
 
 /// Shift, scale and gate of one sub-layer, (batch, inner) each.
@@ -56,9 +56,9 @@ impl Stream {
         self.qkv.forward_into(&x, qkv, 1, at)
     }
 
-    fn finish(&self, x: &Tensor, attended: &Tensor, by: &StreamAdaptation) -> Result<Tensor> {
+    fn finish(&self, x: &Tensor, attended: &Operand, by: &StreamAdaptation) -> Result<Tensor> {
         let (shift, scale) = (&by.feed_forward.shift, &by.feed_forward.scale);
-        let sum = (x, &by.attention.gate, &self.out.forward(attended)?);
+        let sum = (x, &by.attention.gate, &self.out.forward_operand(attended)?);
         let (x, normed) = ops::residual_modulate_for(&self.feed_forward.up, sum, shift, scale, EPS)?;
         ops::gated_residual(&x, &by.feed_forward.gate, &self.feed_forward.forward(&normed)?)
     }
@@ -116,12 +116,38 @@ impl DoubleBlock {
         let qkv = ops::buffer((batch, tokens, 3 * inner), image)?;
         self.text.project(text, by_text, &qkv, 0)?;
         self.image.project(image, by_image, &qkv, words)?;
-        let attended = ops::buffer((batch, tokens, inner), image)?;
-        attend(&qkv, self.heads, words, [&self.text.norm, &self.image.norm], rope, &attended)?;
-        let image = self.image.finish(image, &attended.narrow(1, words, image.dim(1)?)?, by_image)?;
-        let text = self.text.finish(text, &attended.narrow(1, 0, words)?, by_text)?;
+        let norms = [&self.text.norm, &self.image.norm];
+        let attended = if let Some(attended) = self.attend_in_eight(&qkv, words, norms, rope)? {
+            attended
+        } else {
+            let all = ops::buffer((batch, tokens, inner), image)?;
+            attend(&qkv, self.heads, words, norms, rope, &all)?;
+            [all.narrow(1, 0, words)?, all.narrow(1, words, tokens - words)?].map(Operand::Dense)
+        };
+        let [of_text, of_image] = &attended;
+        let image = self.image.finish(image, of_image, by_image)?;
+        let text = self.text.finish(text, of_text, by_text)?;
         // diffusers clips the text stream only.
         Ok((clip(text)?, image))
+    }
+
+    /// Text's and image's shares, where both go on in 8 bits and the device attends in them.
+    fn attend_in_eight(
+        &self,
+        qkv: &Tensor,
+        words: usize,
+        norms: [&QkNorm; 2],
+        rope: &RopeTable,
+    ) -> Result<Option<[Operand; 2]>> {
+        if !self.text.out.reads_eight() || !self.image.out.reads_eight() {
+            return Ok(None);
+        }
+        let Some(all) = attend_in_eight(qkv, self.heads, words, norms, rope)? else { return Ok(None) };
+        let part = |from, count| {
+            let part = all.narrow(1, from, count)?.contiguous()?;
+            Eight::unscaled(part, qkv.dtype()).map(Operand::Eight)
+        };
+        Ok(Some([part(0, words)?, part(words, all.dim(1)? - words)?]))
     }
 }
 
@@ -163,11 +189,32 @@ impl SingleBlock {
         let (batch, tokens, inner) = x.dims3()?;
         let normed = ops::layer_norm_modulate_for(&self.qkv, x, &by.shift, &by.scale, EPS)?;
         let qkv = self.qkv.forward_operand(&normed)?;
-        // Attention and feed forward write side by side what the last layer reads.
-        let both = ops::buffer((batch, tokens, inner + self.mlp), x)?;
-        self.up.forward_gelu_into(&normed, &both, 2, inner)?;
-        attend(&qkv, self.heads, 0, [&self.norm, &self.norm], rope, &both)?;
-        clip(ops::gated_residual(x, &by.gate, &self.out.forward(&both)?)?)
+        let norms = [&self.norm, &self.norm];
+        let both = if let Some(both) = self.attend_in_eight(&qkv, &normed, norms, rope)? {
+            Operand::Eight(both)
+        } else {
+            // Attention and feed forward write side by side what the last layer reads.
+            let both = ops::buffer((batch, tokens, inner + self.mlp), x)?;
+            self.up.forward_gelu_into(&normed, &both, 2, inner)?;
+            attend(&qkv, self.heads, 0, norms, rope, &both)?;
+            Operand::Dense(both)
+        };
+        clip(ops::gated_residual(x, &by.gate, &self.out.forward_operand(&both)?)?)
+    }
+
+    /// Attention and feed forward side by side, where the last layer reads 8 bits and the device attends in them.
+    fn attend_in_eight(
+        &self,
+        qkv: &Tensor,
+        normed: &Operand,
+        norms: [&QkNorm; 2],
+        rope: &RopeTable,
+    ) -> Result<Option<Eight>> {
+        if !self.out.reads_eight() {
+            return Ok(None);
+        }
+        let Some(attended) = attend_in_eight(qkv, self.heads, 0, norms, rope)? else { return Ok(None) };
+        Eight::beside(&attended, &self.up.forward_gelu(normed)?).map(Some)
     }
 }
 

@@ -3,12 +3,12 @@
 //! Weights are rounded once, at load; activations before each product that reads them, at best in the kernel that makes
 //! them. A scale a row costs nothing over a scale a matrix on Hopper and keeps one loud token from drowning the others.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::{Linear, Norm, Rounding};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{eight as kernel, norm as norm_kernel};
+use crate::cuda::{eight as kernel, launch, norm as norm_kernel};
 
 /// Rows in e4m3: `numbers · scales` is the matrix.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ impl Eight {
     /// The device has no room; on a card, columns that 16 does not divide.
     pub fn new(x: &Tensor) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if let Some((numbers, scales)) = kernel::quantise(x)? {
+        if let Some((numbers, scales)) = kernel::quantise(None, x)? {
             return Ok(Self { numbers, scales, dtype: x.dtype() });
         }
         let (numbers, scales) = narrowed(x, Rounding::E4m3)?;
@@ -38,6 +38,35 @@ impl Eight {
     /// From a checkpoint's or an arena's parts: `numbers` (…, columns) u8, `scales` (rows) f32, for products in `dtype`.
     pub fn from_parts(numbers: Tensor, scales: Tensor, dtype: DType) -> Self {
         Self { numbers, scales, dtype }
+    }
+
+    /// `numbers` (…, columns) that stand for themselves, u8, for products in `dtype`.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn unscaled(numbers: Tensor, dtype: DType) -> Result<Self> {
+        let rows = numbers.elem_count() / numbers.dims().last().copied().unwrap_or(1).max(1);
+        #[cfg(feature = "cuda")]
+        if let Some(card) = launch::card(numbers.device()) {
+            return Ok(Self { scales: kernel::unit_scales(rows, card)?, numbers, dtype });
+        }
+        let scales = Tensor::ones(rows, DType::F32, numbers.device())?;
+        Ok(Self { numbers, scales, dtype })
+    }
+
+    /// `before` (…, columns), u8 without scales, and `x` (…, columns) side by side, with a scale for each row of both.
+    ///
+    /// # Errors
+    /// Shapes that do not match; as [`Eight::new`].
+    pub fn beside(before: &Tensor, x: &Tensor) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Some((numbers, scales)) = kernel::quantise(Some(before), x)? {
+            return Ok(Self { numbers, scales, dtype: x.dtype() });
+        }
+        let wide = Self::unscaled(before.clone(), DType::F32)?.widened()?;
+        let (numbers, scales) =
+            narrowed(&Tensor::cat(&[&wide, &x.to_dtype(DType::F32)?], D::Minus1)?, Rounding::E4m3)?;
+        Ok(Self { numbers, scales, dtype: x.dtype() })
     }
 
     /// Shape of the matrix.

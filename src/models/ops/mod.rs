@@ -9,6 +9,7 @@ mod attention;
 mod beside;
 mod conv;
 mod eight;
+mod eight_attention;
 mod int8;
 mod linear;
 mod norm;
@@ -24,6 +25,7 @@ pub use attention::{attention, attention_into, causal_attention};
 pub use beside::{Beside, beside};
 pub use conv::{Conv, conv_on_card};
 pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
+pub use eight_attention::{attends_in_eight, attention_eight, rms_norm_rope_eight, unscaled_eight};
 pub use int8::Int8;
 pub use linear::Linear;
 pub use norm::{

@@ -53,6 +53,12 @@ impl RopeTable {
         Self { cos, sin }
     }
 
+    /// Cosines and sines.
+    #[cfg(feature = "cuda")]
+    pub(super) fn halves(&self) -> [&Tensor; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// `x` (batch, tokens, heads, head dim) turned: `(a, b) -> (a cos - b sin, b cos + a sin)` for each pair. f32 inside,
     /// rounded once.
     ///
@@ -94,8 +100,7 @@ pub fn rms_norm_rope(
     #[cfg(feature = "cuda")]
     {
         let (of_words, of_rest) = ([&first.q, &first.k], [&second.q, &second.k]);
-        let table = [&table.cos, &table.sin];
-        if crate::cuda::rope::rms_norm_rope(qkv, heads, words, of_words, of_rest, eps, table)? {
+        if crate::cuda::rope::rms_norm_rope(qkv, heads, words, of_words, of_rest, eps, table.halves())? {
             return Ok(());
         }
     }

@@ -74,6 +74,16 @@ impl Rounding {
         scale
     }
 
+    /// The numbers nearest to `values`, each divided by `scale` and held within the format's range.
+    pub(super) fn numbers(self, values: &[f32], scale: f32) -> Vec<u8> {
+        let (factor, largest) = (1.0 / scale, self.largest());
+        let round = match self {
+            Self::E4m3 => e4m3,
+            Self::Int8 => int8,
+        };
+        values.iter().map(|x| round((x * factor).clamp(-largest, largest))).collect()
+    }
+
     /// Numbers and scales of rows of `columns`.
     pub(super) fn rows(self, wide: &[f32], columns: usize) -> (Vec<u8>, Vec<f32>) {
         let columns = columns.max(1);
