@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{base64, photo, planned};
 
 fn road(changes: &Value) -> Vec<Stop> {
-    stops(&planned(changes), Precision::HALF)
+    stops(&planned(changes), Precision::HALF, false)
 }
 
 fn visited(changes: &Value) -> Vec<(SubStep, Act)> {
@@ -53,6 +53,16 @@ fn a_whole_job_reads_flux_prompts_once_and_each_net_comes_when_it_is_due() {
 }
 
 #[test]
+fn a_job_whose_prompts_are_known_visits_no_encoder_of_flux() {
+    let plan = planned(&json!({"product_image": photo()}));
+    let (all, known) = (stops(&plan, Precision::HALF, false), stops(&plan, Precision::HALF, true));
+    let reads = |stop: &&Stop| matches!(stop.act, Act::ReadPooled | Act::ReadWords);
+    assert_eq!(all.iter().filter(reads).count(), 2);
+    let others: Vec<&Stop> = all.iter().filter(|stop| !reads(stop)).collect();
+    assert_eq!(known.iter().collect::<Vec<_>>(), others);
+}
+
+#[test]
 fn a_job_visits_no_net_that_it_has_no_use_for() {
     let nets =
         |changes: &Value| -> HashSet<Net> { road(changes).into_iter().flat_map(|stop| stop.nets).collect() };
@@ -73,7 +83,7 @@ fn a_job_visits_no_net_that_it_has_no_use_for() {
 #[test]
 fn memory_is_told_steps_that_never_fall_and_work_that_grows_with_the_picture() {
     let plan = planned(&json!({"product_image": photo()}));
-    let announced = itinerary(&plan, &stops(&plan, Precision::HALF), &Roster::numbered());
+    let announced = itinerary(&plan, &stops(&plan, Precision::HALF, false), &Roster::numbered());
     let steps: Vec<u8> = announced.visits.iter().map(|visit| visit.step).collect();
     assert!(steps.is_sorted() && steps.first() == Some(&1) && steps.last() == Some(&3), "{steps:?}");
     assert_eq!(announced.rules.len(), 3);
@@ -84,9 +94,9 @@ fn memory_is_told_steps_that_never_fall_and_work_that_grows_with_the_picture() {
         let grows = matches!(large.act, Act::Encode | Act::Denoise | Act::Decode);
         assert!(if grows { large.work > small.work } else { large.work == small.work }, "{}", large.label());
     }
-    let doubled = stops(&plan, Precision { flux: 4, ..Precision::HALF });
+    let doubled = stops(&plan, Precision { flux: 4, ..Precision::HALF }, false);
     let denoise = |stops: &[Stop]| stops[4].work;
-    assert!(denoise(&doubled) > denoise(&stops(&plan, Precision::HALF)));
+    assert!(denoise(&doubled) > denoise(&stops(&plan, Precision::HALF, false)));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
     scripts/scenarios/3_ten_jobs.py [--marquee PATH] [--models FOLDER] [--jobs 10] [--peers resident,reload,offload] [--only …]
 
-Jobs differ in prompt and seed. Two jobs before each row warm up and are not counted (`--warm-ups`): copies in main memory are still
-being made beside the first ones. Prints each job's seconds, the means, and the ratio,
-which passes up to 1.05. Peers run in a process of their own (peers.py), with the page cache warm: everything resident; each step's
-models loaded, used and deleted; `enable_model_cpu_offload`. `--only true,false,peers` splits a run; with `--output` parts add up.
+Jobs differ in prompt and seed, but for the row `same_words`: `auto_unload` true, one prompt, other seeds. Two jobs of other words
+before each row warm up and are not counted (`--warm-ups`): copies in main memory are still being made beside the first ones. Prints
+each job's seconds, the means, and the ratio, which passes up to 1.05. Peers run in a process of their own (peers.py), with the page cache warm: everything resident; each step's
+models loaded, used and deleted; `enable_model_cpu_offload`. `--only true,false,same_words,peers` splits a run; with `--output` parts add up.
 """
 
 import json
@@ -20,11 +20,12 @@ from worker import Failed, expect, finish, job
 MOST = 1.05
 
 
-def row(args, setting):
+def row(args, setting, **words):
     with worker.Worker(args) as running:
-        warm = [running.complete(job(args, 99 - number, auto_unload=setting))["seconds"] for number in range(args.warm_ups)]
+        warm_ups = [job(args, 99 - number, auto_unload=setting, bg_prompt=f"an empty room, number {number}") for number in range(args.warm_ups)]
+        warm = [running.complete(warm_up)["seconds"] for warm_up in warm_ups]
         begun = running.driver.used()
-        answers = [running.complete(job(args, number, auto_unload=setting)) for number in range(args.jobs)]
+        answers = [running.complete(job(args, number, auto_unload=setting, **words)) for number in range(args.jobs)]
         peak = max((used for _, used in running.samples), default=None)
     seconds = [answer["seconds"] for answer in answers]
     distinct = {answer["hashes"]["final_result"] for answer in answers}
@@ -51,11 +52,13 @@ def scenario(args):
     report = {"jobs": args.jobs, "size": args.size}
     if args.output and args.output.is_file():
         before = json.loads(args.output.read_text())
-        report |= {part: before[part] for part in ("true", "false", "peers") if part in before}
+        report |= {part: before[part] for part in ("true", "false", "same_words", "peers") if part in before}
     if "true" in parts:
         report["true"] = row(args, True)
     if "false" in parts:
         report["false"] = row(args, False)
+    if "same_words" in parts:
+        report["same_words"] = row(args, True, bg_prompt=worker.PROMPTS[0])
     if "true" in report and "false" in report:
         report["true_over_false"] = report["true"]["mean_s"] / report["false"]["mean_s"]
         # Milliseconds of tiny jobs say nothing.
@@ -74,6 +77,6 @@ if __name__ == "__main__":
     parser.add_argument("--warm-ups", type=int, default=2)
     parser.add_argument("--peers", default="resident,reload,offload")
     parser.add_argument("--peer-jobs", type=int, default=1, help="jobs a mode after one that warms up")
-    parser.add_argument("--only", default="true,false,peers")
+    parser.add_argument("--only", default="true,false,same_words,peers")
     args = worker.prepare(parser.parse_args())
     sys.exit(finish(args, "ten jobs", scenario))

@@ -4,44 +4,38 @@
 //! is freed in its order. What only reads tensors of the main stream (weights, the text) needs no bringing: kernels go where
 //! their first operand is, and [`Side::begin`] orders the two. Must not know what is computed. Caller: `models::ops::beside`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Instant;
 
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DriverError};
 use candle_core::{CudaDevice, Error, Result, Tensor};
 
 use super::{copy, launch};
 
-/// The second stream of one opened device.
+/// A second stream beside an opened device's. It comes with candle's libraries for a device, which take memory of the card: to
+/// be held for a run, not for the life of the process.
 #[derive(Debug)]
 pub struct Side {
     main: Arc<CudaStream>,
     card: CudaDevice,
 }
 
-/// One for each device that was opened and asked for one, for the life of the process: a stream with candle's libraries takes
-/// milliseconds to make.
-static SIDES: Mutex<Vec<Arc<Side>>> = Mutex::new(Vec::new());
-
 fn failed(error: DriverError) -> Error {
     Error::Msg(format!("the card's second stream: {error}"))
 }
 
 impl Side {
-    /// The side of the device that `card` is.
+    /// Beside the device that `card` is.
     ///
     /// # Errors
     /// No room on the card for its libraries, or the card is lost.
-    pub fn of(card: &CudaDevice) -> Result<Arc<Self>> {
+    pub fn open(card: &CudaDevice) -> Result<Self> {
+        let begun = Instant::now();
         let main = card.cuda_stream();
-        let mut sides = SIDES.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(side) = sides.iter().find(|side| Arc::ptr_eq(&side.main, &main)) {
-            return Ok(side.clone());
-        }
         let side = CudaDevice::new_with_stream(main.context().ordinal())?;
         super::track_no_events(&side);
-        let side = Arc::new(Self { main, card: side });
-        sides.push(side.clone());
-        Ok(side)
+        tracing::debug!(took = ?begun.elapsed(), "a second stream");
+        Ok(Self { main, card: side })
     }
 
     /// What is given to the side from now on runs after what the main stream has been given.

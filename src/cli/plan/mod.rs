@@ -92,7 +92,7 @@ fn forecast(config: &Config, options: &PlanOptions) -> Result<Forecast, String> 
         threshold: config.engine.auto_unload_threshold,
         prefetch: true,
     };
-    let stops = stops(&plan, dtypes.precision());
+    let stops = stops(&plan, dtypes.precision(), false);
     let itinerary = itinerary(&plan, &stops, &Roster::numbered());
     let standing: Vec<Standing> = sizes
         .nets

@@ -51,6 +51,7 @@ template <typename T> struct Arguments {
 template <typename T, int K, bool RESIDUAL, bool EIGHT, int PACKS> __global__ void normalise(const Arguments<T> a) {
     constexpr int N = Pack<T>::N;
     __shared__ float scratch[3][32];
+    in_order();
     const int64_t row = blockIdx.x, batch = row / a.tokens;
     float values[PACKS][N];
     float sum = 0.0f;
@@ -263,14 +264,13 @@ int launch(const Arguments<T>& a, int64_t rows, cudaStream_t stream) {
         const int code = a.gate ? kTooWide : launch_narrow<T, RESIDUAL>(a, rows, threads / 32, stream);
         if (code != kTooWide) return code;
     }
-    const auto blocks = static_cast<unsigned>(rows);
+    const dim3 blocks(static_cast<unsigned>(rows));
     switch (per_thread) {
-        case 1: normalise<T, K, RESIDUAL, EIGHT, 1><<<blocks, threads, 0, stream>>>(a); break;
-        case 2: normalise<T, K, RESIDUAL, EIGHT, 2><<<blocks, threads, 0, stream>>>(a); break;
-        case 3: normalise<T, K, RESIDUAL, EIGHT, 3><<<blocks, threads, 0, stream>>>(a); break;
-        default: normalise<T, K, RESIDUAL, EIGHT, 4><<<blocks, threads, 0, stream>>>(a); break;
+        case 1: return launch_early(normalise<T, K, RESIDUAL, EIGHT, 1>, blocks, threads, 0, stream, a);
+        case 2: return launch_early(normalise<T, K, RESIDUAL, EIGHT, 2>, blocks, threads, 0, stream, a);
+        case 3: return launch_early(normalise<T, K, RESIDUAL, EIGHT, 3>, blocks, threads, 0, stream, a);
+        default: return launch_early(normalise<T, K, RESIDUAL, EIGHT, 4>, blocks, threads, 0, stream, a);
     }
-    return launched();
 }
 
 template <typename T, int K, bool EIGHT = false>
@@ -283,6 +283,7 @@ template <typename T>
 __global__ void residual(const T* x, int64_t x_row, const T* gate, int64_t gate_row, const T* y, int64_t y_row, T* out,
                          int64_t out_row, int64_t rows, int64_t tokens, int packs, float limit) {
     constexpr int N = Pack<T>::N;
+    in_order();
     const int64_t count = rows * packs;
     for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < count; i += int64_t(gridDim.x) * blockDim.x) {
         const int64_t row = i / packs, column = (i - row * packs) * N;
@@ -364,9 +365,9 @@ MARQUEE_EXPORT int marquee_residual(const MarqueeNorm* a, cudaStream_t stream) {
         auto in = [](const void* address) { return static_cast<const T*>(address); };
         const int packs = static_cast<int>(a->channels / Pack<T>::N);
         const int64_t wanted = (a->rows * packs + 255) / 256;
-        const auto blocks = static_cast<unsigned>(wanted > 4096 ? 4096 : wanted);
-        residual<T><<<blocks, 256, 0, stream>>>(in(a->x), a->x_row, in(a->gate), a->gate_row, in(a->y), a->y_row,
-                                                static_cast<T*>(a->out), a->out_row, a->rows, a->tokens, packs, a->eps);
+        const dim3 blocks(static_cast<unsigned>(wanted > 4096 ? 4096 : wanted));
+        return launch_early(residual<T>, blocks, 256, 0, stream, in(a->x), a->x_row, in(a->gate), a->gate_row, in(a->y),
+                            a->y_row, static_cast<T*>(a->out), a->out_row, a->rows, a->tokens, packs, a->eps);
     });
-    return launched();
+    return cudaErrorInvalidValue;
 }

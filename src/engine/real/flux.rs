@@ -7,6 +7,7 @@ use image::{DynamicImage, RgbImage};
 use super::fault::{Condition, Fault};
 use super::itinerary::Act;
 use super::journey::Journey;
+use super::known::KnownPrompts;
 use super::nets::FluxNets;
 use super::runs::FluxRun;
 use super::watch::{Progress, StepWatch};
@@ -38,6 +39,7 @@ pub struct ReadRun {
 pub fn read(
     journey: &mut Journey<'_>,
     nets: &FluxNets,
+    known: &mut KnownPrompts,
     plan: &Plan,
     runs: &[FluxRun],
     sub_step: SubStep,
@@ -48,29 +50,8 @@ pub fn read(
     let size = (words, rows, columns);
     warm(&nets.transformer_config, size, nets.dtype, nets.in_eight, journey.device());
     // Every run's prompts in a row, each followed by what to avoid.
-    let texts: Vec<&str> = runs
-        .iter()
-        .flat_map(|run| run.prompts.iter().chain(run.negative.as_ref().map(|(_, text)| text)))
-        .map(String::as_str)
-        .collect();
-    let pooled = journey.visit(sub_step, Act::ReadPooled, |journey| {
-        let clip = journey.lease(nets.clip)?;
-        let mut pooled = Vec::with_capacity(texts.len());
-        for text in &texts {
-            journey.check()?;
-            pooled.push(clip.forward(&[nets.clip_tokenizer.encode(text)?.ids])?.pooled);
-        }
-        Ok(pooled)
-    })?;
-    let embeds = journey.visit(sub_step, Act::ReadWords, |journey| {
-        let t5 = journey.lease(nets.t5)?;
-        let mut embeds = Vec::with_capacity(texts.len());
-        for text in &texts {
-            journey.check()?;
-            embeds.push(t5.forward(&[nets.t5_tokenizer.encode(text, words)?.ids])?);
-        }
-        Ok(embeds)
-    })?;
+    let texts: Vec<&str> = runs.iter().flat_map(FluxRun::texts).collect();
+    read_unknown(journey, nets, known, &texts, words, sub_step)?;
     for text in &texts {
         let dropped = nets.t5_tokenizer.encode(text, words)?.dropped;
         if dropped > 0 {
@@ -80,8 +61,10 @@ pub fn read(
             ));
         }
     }
-    let prompts: Vec<Prompt> =
-        embeds.into_iter().zip(pooled).map(|(embeds, pooled)| Prompt { embeds, pooled }).collect();
+    let prompts = texts
+        .iter()
+        .map(|text| known.get(text, journey.device())?.ok_or_else(unread))
+        .collect::<Result<Vec<Prompt>, Fault>>()?;
     journey.visit(sub_step, Act::Tables, |journey| {
         let conditioner = journey.lease(nets.conditioner)?;
         let mut rest = prompts.as_slice();
@@ -100,6 +83,46 @@ pub fn read(
         }
         Ok(read)
     })
+}
+
+/// Reads those of `texts` that are not known, each once.
+fn read_unknown(
+    journey: &mut Journey<'_>,
+    nets: &FluxNets,
+    known: &mut KnownPrompts,
+    texts: &[&str],
+    words: usize,
+    sub_step: SubStep,
+) -> Result<(), Fault> {
+    let mut unknown: Vec<&str> =
+        texts.iter().copied().filter(|text| !known.all([*text].into_iter())).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let pooled = journey.visit(sub_step, Act::ReadPooled, |journey| {
+        let clip = journey.lease(nets.clip)?;
+        let mut pooled = Vec::with_capacity(unknown.len());
+        for text in &unknown {
+            journey.check()?;
+            pooled.push(clip.forward(&[nets.clip_tokenizer.encode(text)?.ids])?.pooled);
+        }
+        Ok(pooled)
+    })?;
+    let embeds = journey.visit(sub_step, Act::ReadWords, |journey| {
+        let t5 = journey.lease(nets.t5)?;
+        let mut embeds = Vec::with_capacity(unknown.len());
+        for text in &unknown {
+            journey.check()?;
+            embeds.push(t5.forward(&[nets.t5_tokenizer.encode(text, words)?.ids])?);
+        }
+        Ok(embeds)
+    })?;
+    for (text, (embeds, pooled)) in unknown.iter().zip(embeds.into_iter().zip(pooled)) {
+        known.keep(text, &Prompt { embeds, pooled })?;
+    }
+    Ok(())
 }
 
 /// The tables of one run from its prompts, what to avoid last.

@@ -131,9 +131,9 @@ impl Stop {
     }
 }
 
-/// All stops of a job, in order.
-pub fn stops(plan: &Plan, precision: Precision) -> Vec<Stop> {
-    let mut road = Road { stops: Vec::new(), work: Workspace::new(plan, precision), read: false };
+/// All stops of a job, in order. `known` says that none of FLUX's prompts has to be read: its encoders are not visited.
+pub fn stops(plan: &Plan, precision: Precision, known: bool) -> Vec<Stop> {
+    let mut road = Road { stops: Vec::new(), work: Workspace::new(plan, precision), known, read: false };
     let runs = flux_runs(plan);
     let paints = |sub_step| runs.iter().any(|run| run.sub_step == sub_step);
     if let Some(background) = &plan.background {
@@ -167,7 +167,9 @@ pub fn stops(plan: &Plan, precision: Precision) -> Vec<Stop> {
 struct Road {
     stops: Vec<Stop>,
     work: Workspace,
-    /// Whether FLUX's prompts have been read.
+    /// Whether FLUX's prompts were read for an earlier job.
+    known: bool,
+    /// Whether they have been read, or are known, and their tables made.
     read: bool,
 }
 
@@ -180,8 +182,10 @@ impl Road {
 
     fn flux(&mut self, sub_step: SubStep, from_picture: bool) {
         if !self.read {
-            self.add(sub_step, Act::ReadPooled, &[Net::FluxClip]);
-            self.add(sub_step, Act::ReadWords, &[Net::FluxT5]);
+            if !self.known {
+                self.add(sub_step, Act::ReadPooled, &[Net::FluxClip]);
+                self.add(sub_step, Act::ReadWords, &[Net::FluxT5]);
+            }
             self.read = true;
             self.add(sub_step, Act::Tables, &[Net::FluxConditioner]);
         }

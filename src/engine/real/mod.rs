@@ -10,6 +10,7 @@ pub mod fault;
 mod flux;
 pub mod itinerary;
 mod journey;
+pub mod known;
 pub mod nets;
 pub mod runs;
 mod sdxl;
@@ -36,7 +37,9 @@ use crate::progress::SubStep;
 use fault::Fault;
 use itinerary::{itinerary, stops};
 use journey::Journey;
+use known::KnownPrompts;
 use nets::{Dtypes, Nets};
+use runs::{FluxRun, flux_runs};
 use steps::Composed;
 use studio::Studio;
 
@@ -64,6 +67,7 @@ pub struct RealEngine {
     memory: Memory,
     fonts: Arc<FontLibrary>,
     device: Device,
+    known: KnownPrompts,
     /// The driver's words, once the device is lost: nothing runs on it any more.
     lost: Option<String>,
 }
@@ -77,7 +81,7 @@ impl RealEngine {
         let Setup { models, caches, fonts, device, dtype, quantisation, limits } = setup;
         let memory = Memory::new(&device, limits)?;
         let nets = Nets::new(models, caches, Dtypes::of(dtype, quantisation), device.clone());
-        Ok(Self { nets, memory, fonts, device, lost: None })
+        Ok(Self { nets, memory, fonts, device, known: KnownPrompts::default(), lost: None })
     }
 
     fn prepare(&mut self, plan: &Plan, stops: &[itinerary::Stop]) -> Result<(), EngineError> {
@@ -90,14 +94,16 @@ impl RealEngine {
 
 impl Engine for RealEngine {
     fn run(&mut self, plan: &Plan, ctx: &Ctx) -> Result<Artifacts, EngineError> {
-        let stops = stops(plan, self.nets.dtypes().precision());
+        let runs = flux_runs(plan);
+        let known = self.known.all(runs.iter().flat_map(FluxRun::texts));
+        let stops = stops(plan, self.nets.dtypes().precision(), known);
         if let Some(message) = &self.lost {
             let sub_step = plan.sub_steps().first().map_or(SubStep::Composition, |(first, _)| *first);
             return Err(EngineError::DeviceLost { sub_step, message: message.clone() });
         }
         ctx.check()?;
         self.prepare(plan, &stops)?;
-        let studio = Studio::new(plan, &self.nets, &self.fonts);
+        let studio = Studio::new(plan, &self.nets, &self.fonts, &mut self.known);
         let journey = Journey::new(&mut self.memory, ctx, &self.device, stops, plan.sub_steps());
         let ran = run(studio, journey, plan);
         // Whatever happened, what may not stay leaves now.

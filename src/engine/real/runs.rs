@@ -34,6 +34,11 @@ pub struct FluxRun {
 }
 
 impl FluxRun {
+    /// Every text that the encoders read for it, what to avoid last.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.prompts.iter().chain(self.negative.as_ref().map(|(_, text)| text)).map(String::as_str)
+    }
+
     /// For the sampler.
     pub fn settings(&self, plan: &Plan) -> Settings {
         Settings { width: plan.width, height: plan.height, steps: self.steps, seed: self.seed }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::fault::Fault;
 use super::flux::{self, Read, ReadRun};
 use super::journey::Journey;
+use super::known::KnownPrompts;
 use super::nets::Nets;
 use super::runs::flux_runs;
 use crate::imaging::fonts::FontLibrary;
@@ -19,13 +20,19 @@ pub struct Studio<'a> {
     pub nets: &'a Nets,
     /// For the phrase.
     pub fonts: &'a Arc<FontLibrary>,
+    known: &'a mut KnownPrompts,
     read: Option<Vec<Read>>,
 }
 
 impl<'a> Studio<'a> {
     /// Nothing is read yet.
-    pub fn new(plan: &'a Plan, nets: &'a Nets, fonts: &'a Arc<FontLibrary>) -> Self {
-        Self { plan, nets, fonts, read: None }
+    pub fn new(
+        plan: &'a Plan,
+        nets: &'a Nets,
+        fonts: &'a Arc<FontLibrary>,
+        known: &'a mut KnownPrompts,
+    ) -> Self {
+        Self { plan, nets, fonts, known, read: None }
     }
 
     /// Takes out the FLUX run of `sub_step`; `None` where its strength leaves nothing to paint. The first call reads the
@@ -45,7 +52,7 @@ impl<'a> Studio<'a> {
             if !planned.iter().any(|run| run.sub_step == sub_step) {
                 return Ok(None);
             }
-            flux::read(journey, self.nets.flux()?, self.plan, &planned, sub_step)?
+            flux::read(journey, self.nets.flux()?, self.known, self.plan, &planned, sub_step)?
         };
         let (mut own, others): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(of, _)| *of == sub_step);
         self.read = Some(others);

@@ -5,7 +5,16 @@ use candle_core::{Result, Tensor};
 #[cfg(feature = "cuda")]
 use crate::cuda::{launch, side::Side};
 #[cfg(feature = "cuda")]
+use candle_core::DType;
+#[cfg(feature = "cuda")]
 use std::sync::{Arc, Once};
+
+/// Where work is done beside a device's other work: a card's second stream, which lasts as long as this; nowhere on a CPU.
+#[derive(Debug, Clone)]
+pub struct Aside {
+    #[cfg(feature = "cuda")]
+    side: Option<Arc<Side>>,
+}
 
 /// What some work gives, which may still be running beside what the device was given after it.
 #[derive(Debug)]
@@ -15,53 +24,79 @@ pub struct Beside<T> {
     side: Option<Arc<Side>>,
 }
 
-/// Does `work` on `inputs`. A card does it on a second stream, beside what it is given next, until [`Beside::join`]: kernels
-/// of less than a wave leave multiprocessors idle that another kernel's blocks can use. The numbers are the same. `work` must
-/// get from its inputs whatever it computes with, and may read other tensors of the device: kernels go where their first
-/// operand is. Work that some kernel does not take is done again in line, and so is all of it where there is no second
-/// stream.
-///
-/// # Errors
-/// What `work` returns; the device is lost.
-pub fn beside<T>(inputs: &[&Tensor], work: impl Fn(&[Tensor]) -> Result<T>) -> Result<Beside<T>> {
-    #[cfg(feature = "cuda")]
-    if let Some(begun) = on_the_side(inputs, &work) {
-        return Ok(begun);
-    }
-    let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
-    Ok(Beside {
-        value: work(&inputs)?,
+impl Aside {
+    /// For work on tensors of `like`'s device and dtype. A card that has no room for it goes without.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(unused_variables, reason = "a CPU does one thing after the other")
+    )]
+    pub fn open(like: &Tensor) -> Self {
+        // f32 is what pictures are checked in, and has no kernels for some of the work.
         #[cfg(feature = "cuda")]
-        side: None,
-    })
+        let card = launch::card(like.device()).filter(|_| matches!(like.dtype(), DType::F16 | DType::BF16));
+        Self {
+            #[cfg(feature = "cuda")]
+            side: card.and_then(|card| Side::open(card).map_err(|reason| told(&reason)).ok()).map(Arc::new),
+        }
+    }
+
+    /// Does `work` on `inputs`. A card does it on the second stream, beside what it is given next, until [`Beside::join`]:
+    /// kernels of less than a wave leave multiprocessors idle that another kernel's blocks can use. The numbers are the same.
+    /// `work` must get from its inputs whatever it computes with, and may read other tensors of the device: kernels go where
+    /// their first operand is. Work that some kernel does not take is done again in line, and so is all of it where there is
+    /// no second stream.
+    ///
+    /// # Errors
+    /// What `work` returns; the device is lost.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(clippy::unused_self, reason = "a CPU does one thing after the other")
+    )]
+    pub fn run<T>(&self, inputs: &[&Tensor], work: impl Fn(&[Tensor]) -> Result<T>) -> Result<Beside<T>> {
+        #[cfg(feature = "cuda")]
+        if let Some(side) = &self.side {
+            match on(side, inputs, &work) {
+                Ok(Some(begun)) => return Ok(begun),
+                Ok(None) => {}
+                // If it is the work's own it happens again.
+                Err(reason) => told(&reason),
+            }
+        }
+        let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
+        Ok(Beside {
+            value: work(&inputs)?,
+            #[cfg(feature = "cuda")]
+            side: None,
+        })
+    }
 }
 
-/// `None` if it is to be done in line: also after a failure, which happens there again if it is the work's own.
 #[cfg(feature = "cuda")]
-fn on_the_side<T>(inputs: &[&Tensor], work: impl Fn(&[Tensor]) -> Result<T>) -> Option<Beside<T>> {
-    let first = inputs.first()?;
-    // f32 is what pictures are checked in, and has no kernels for some of the work.
-    let card = launch::card(first.device()).filter(|_| first.dtype().size_in_bytes() == 2)?;
-    let begun = Side::of(card).and_then(|side| {
-        side.begin()?;
-        let brought: Option<Vec<Tensor>> = inputs
-            .iter()
-            .map(|input| side.bring(input).transpose())
-            .collect::<Option<Result<_>>>()
-            .transpose()?;
-        let Some(brought) = brought else { return Ok(None) };
-        let value = work(&brought);
-        if value.is_err() {
-            // What it was given may still read tensors that the main stream frees.
-            side.end()?;
-        }
-        Ok(Some(Beside { value: value?, side: Some(side) }))
-    });
-    begun.unwrap_or_else(|reason| {
-        static TOLD: Once = Once::new();
-        TOLD.call_once(|| tracing::warn!(%reason, "nothing is computed beside something else on this card"));
-        None
-    })
+fn told(reason: &candle_core::Error) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| tracing::warn!(%reason, "nothing is computed beside something else on this card"));
+}
+
+/// `None` for inputs that cannot be brought there.
+#[cfg(feature = "cuda")]
+fn on<T>(
+    side: &Arc<Side>,
+    inputs: &[&Tensor],
+    work: impl Fn(&[Tensor]) -> Result<T>,
+) -> Result<Option<Beside<T>>> {
+    side.begin()?;
+    let brought: Option<Vec<Tensor>> = inputs
+        .iter()
+        .map(|input| side.bring(input).transpose())
+        .collect::<Option<Result<_>>>()
+        .transpose()?;
+    let Some(brought) = brought else { return Ok(None) };
+    let value = work(&brought);
+    if value.is_err() {
+        // What it was given may still read tensors that the main stream frees.
+        side.end()?;
+    }
+    Ok(Some(Beside { value: value?, side: Some(Arc::clone(side)) }))
 }
 
 impl<T> Beside<T> {

@@ -22,7 +22,7 @@ mod wide_attention;
 
 pub use activation::{gated_residual, gelu_erf, gelu_tanh, gelu_tanh_gate, quick_gelu, sigmoid, silu};
 pub use attention::{attention, attention_into, causal_attention};
-pub use beside::{Beside, beside};
+pub use beside::{Aside, Beside};
 pub use conv::{Conv, conv_on_card};
 pub use eight::{Eight, Operand, layer_norm_modulate_for, residual_modulate_for};
 pub use eight_attention::{attends_in_eight, attention_eight, rms_norm_rope_eight, unscaled_eight};

@@ -6,7 +6,7 @@ use super::TIME_IDS;
 use super::config::ControlNetConfig;
 use super::transformer::Read;
 use super::trunk::{Conditioning, Trunk};
-use crate::models::ops::{self, Beside, Conv};
+use crate::models::ops::{self, Aside, Beside, Conv};
 use crate::models::weights::Weights;
 
 /// What is added to a UNet, times a scale.
@@ -60,9 +60,13 @@ impl Residuals {
     }
 }
 
-/// The control picture brought to the latents' size and the first level's channels; see [`ControlNet::hint`].
+/// The control picture brought to the latents' size and the first level's channels, and where the steps of its request are
+/// computed; see [`ControlNet::hint`].
 #[derive(Debug, Clone)]
-pub struct Hint(Tensor);
+pub struct Hint {
+    embedded: Tensor,
+    aside: Aside,
+}
 
 /// The ControlNet.
 #[derive(Debug, Clone)]
@@ -147,7 +151,8 @@ impl ControlNet {
         for conv in &self.hint_blocks {
             x = ops::each(&conv.forward(&x)?, ops::silu)?;
         }
-        self.hint_out.forward(&x).map(Hint)
+        let embedded = self.hint_out.forward(&x)?;
+        Ok(Hint { aside: Aside::open(&embedded), embedded })
     }
 
     /// What to add to the UNet that denoises the same `sample`, times `scale`.
@@ -163,12 +168,12 @@ impl ControlNet {
         scale: f64,
     ) -> Result<Residuals> {
         let time = self.trunk.time(timestep, conditioning)?;
-        let unscaled = ops::beside(&[sample, &time], |inputs| {
+        let unscaled = hint.aside.run(&[sample, &time], |inputs| {
             let [sample, time] = inputs else {
                 candle_core::bail!("a ControlNet of {} inputs, not 2; please report this", inputs.len())
             };
             let mut text = Read::new(&conditioning.text);
-            let (skips, middle) = self.trunk.forward(sample, time, &mut text, Some(&hint.0))?;
+            let (skips, middle) = self.trunk.forward(sample, time, &mut text, Some(&hint.embedded))?;
             let down = self.down.iter().zip(&skips).map(|(conv, skip)| conv.forward(skip));
             Ok(Unscaled { down: down.collect::<Result<_>>()?, middle: self.middle.forward(&middle)? })
         })?;

@@ -7,7 +7,7 @@ use super::super::dice::Dice;
 use super::super::table::{Bound, FLOATS, Kernel, Row};
 use crate::models::birefnet::conv::BatchNorm;
 use crate::models::birefnet::resize::resize;
-use crate::models::ops;
+use crate::models::ops::{self, Aside};
 
 pub(in super::super) const KERNELS: &[Kernel] = &[
     Kernel {
@@ -155,19 +155,17 @@ fn drawn(dice: &mut Dice) -> [usize; 4] {
 /// that each finds the memory of the one before.
 fn twice(x: [usize; 4]) -> Case {
     const DOUBLINGS: usize = 6;
-    let doubled = |x: &Tensor| (0..DOUBLINGS).try_fold(x.clone(), |x, _| ops::add(&x, &x));
-    Case::new(text(&x), [picture(x)], move |[x]| {
-        (0..3)
-            .map(|_| {
-                let aside =
-                    ops::beside(&[x], |inputs| inputs.iter().map(doubled).collect::<Result<Vec<_>>>())?;
-                let mut sum = doubled(x)?;
-                for part in aside.join()? {
-                    sum = ops::add(&sum, part)?;
-                }
-                Ok(sum)
-            })
-            .collect()
+    fn doubled(x: &Tensor) -> Result<Tensor> {
+        (0..DOUBLINGS).try_fold(x.clone(), |x, _| ops::add(&x, &x))
+    }
+    Case::made(text(&x), [picture(x)], |[x]| {
+        let (aside, x) = (Aside::open(x), x.clone());
+        let once = move || {
+            let other = aside.run(&[&x], |inputs| inputs.iter().map(doubled).collect::<Result<Vec<_>>>())?;
+            let own = doubled(&x)?;
+            other.join()?.iter().try_fold(own, |sum, part| ops::add(&sum, part))
+        };
+        Ok(Box::new(move || (0..3).map(|_| once()).collect()))
     })
     .writes(3 * count(&x))
     // In the 16 bits that nets have: each doubling reads and writes its picture, the sum reads two.
