@@ -19,6 +19,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 FROM debian:bookworm-slim AS cpu
+# Freed picture buffers stay with the process (about 40 MB): without these glibc gives each back to the kernel, and a job in test
+# mode takes 8,000 page faults instead of 1,500, which is an eighth of its composition. Bytes.
+ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=536870912
 COPY --from=runtime-files /etc/ssl/certs /etc/ssl/certs
 COPY --from=runtime-files /usr/share/ca-certificates /usr/share/ca-certificates
 COPY --from=runtime-files /usr/share/fonts /usr/share/fonts
@@ -58,6 +61,8 @@ RUN eval "$(scripts/setup_cuda.sh 80)" && eval "$(scripts/setup_cudnn.sh)" \
 FROM debian:bookworm-slim AS cuda
 # The driver's libraries are mounted here by the NVIDIA container runtime.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility DEVICE=cuda
+# As in `cpu`.
+ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=536870912
 COPY --from=runtime-files /usr/share/fonts /usr/share/fonts
 COPY --from=runtime-files /etc/ssl/certs /etc/ssl/certs
 COPY --from=runtime-files /usr/share/ca-certificates /usr/share/ca-certificates

@@ -11,9 +11,13 @@
 #include <cudnn_frontend.h>
 
 #include <array>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "cudnn.hpp"
 
