@@ -60,6 +60,62 @@ fn refined_colours_equal_the_originals() {
     assert!(refine_foreground(&picture, &GrayImage::new(101, 66)).is_err());
 }
 
+/// Mean over a square of `edge`, summed anew for each number.
+fn mean(values: &[f64], (width, height): (usize, usize), edge: usize) -> Vec<f64> {
+    let reach = |at: usize, most: usize| {
+        let first = at as i64 - (edge as i64 - 1) / 2;
+        (first..first + edge as i64).map(move |at| at.clamp(0, most as i64 - 1) as usize)
+    };
+    let mean = |numbers: &mut dyn Iterator<Item = f64>| numbers.sum::<f64>() / edge as f64;
+    let pixels = || (0..height).flat_map(|y| (0..width).map(move |x| (x, y)));
+    let across: Vec<f64> =
+        pixels().map(|(x, y)| mean(&mut reach(x, width).map(|x| values[y * width + x]))).collect();
+    pixels().map(|(x, y)| mean(&mut reach(y, height).map(|y| across[y * width + x]))).collect()
+}
+
+/// One channel, in f64, by the paper's formulas.
+fn fused(image: &[f64], alpha: &[f64], size: (usize, usize)) -> Vec<f64> {
+    let (mut fore, mut back) = (image.to_vec(), image.to_vec());
+    for edge in [90, 6] {
+        let weighted = |values: &[f64], weight: fn(f64) -> f64| {
+            mean(&values.iter().zip(alpha).map(|(v, &a)| v * weight(a)).collect::<Vec<_>>(), size, edge)
+        };
+        let (blurred, f, b) = (mean(alpha, size, edge), weighted(&fore, |a| a), weighted(&back, |a| 1.0 - a));
+        for at in 0..image.len() {
+            let f = f[at] / (blurred[at] + 1e-5);
+            back[at] = b[at] / (1.0 - blurred[at] + 1e-5);
+            fore[at] =
+                (f + alpha[at] * (image[at] - alpha[at] * f - (1.0 - alpha[at]) * back[at])).clamp(0.0, 1.0);
+        }
+    }
+    fore
+}
+
+#[test]
+fn soft_edges_are_the_papers_whatever_the_number_of_cores() {
+    // More rows than a band, and neither side a multiple of anything.
+    let (width, height) = (61, 301);
+    let colour = |x: u32, y: u32| [(x * 4) as u8, (y * 7 % 256) as u8, ((x * y) % 251) as u8];
+    let picture = RgbImage::from_fn(width, height, |x, y| image::Rgb(colour(x, y)));
+    let alpha = GrayImage::from_fn(width, height, |x, y| image::Luma([((x * 3 + y) % 256) as u8]));
+    let with = |cores: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(cores).build().unwrap();
+        pool.install(|| refine_foreground(&picture, &alpha).unwrap())
+    };
+    let found = with(1);
+    assert_eq!(found, with(3));
+    let unit = |value: u8| f64::from(value) / 255.0;
+    let opaque: Vec<f64> = alpha.iter().map(|&value| unit(value)).collect();
+    for channel in 0..3 {
+        let image: Vec<f64> = picture.pixels().map(|pixel| unit(pixel.0[channel])).collect();
+        let expected = fused(&image, &opaque, (width as usize, height as usize));
+        for (pixel, expected) in found.pixels().zip(expected) {
+            let apart = (f64::from(pixel.0[channel]) - (expected * 255.0).floor()).abs();
+            assert!(apart <= 1.0, "{pixel:?}, channel {channel}: {expected}");
+        }
+    }
+}
+
 #[test]
 fn a_cut_out_is_the_picture_with_the_mask_as_alpha() {
     let golden = Golden::open();
