@@ -107,14 +107,18 @@ fn the_prompt_that_was_not_asked_for_longest_is_forgotten() {
     for number in 0..32u8 {
         known.keep(&format!("prompt {number}"), &prompt(f32::from(number))).unwrap();
     }
-    // Asked for, so that another is older.
+    // A job that needs the oldest and two new ones, one of them twice: what is kept for it pushes out another.
+    assert_eq!(known.unknown(&["new", "prompt 0", "newer", "new"]), ["new", "newer"]);
+    known.keep("new", &prompt(40.0)).unwrap();
+    known.keep("newer", &prompt(41.0)).unwrap();
     let found = known.get("prompt 0", &cpu).unwrap().unwrap();
     assert_eq!(found.embeds.to_vec2::<f32>().unwrap(), [[0.0, 0.0]]);
+    assert!(!known.all(["prompt 1"].into_iter()) && !known.all(["prompt 2"].into_iter()));
     known.keep("prompt 5", &prompt(55.0)).unwrap();
     known.keep("one more", &prompt(32.0)).unwrap();
-    assert!(known.all(["prompt 0", "prompt 2", "prompt 31", "one more"].into_iter()));
-    assert!(!known.all(["prompt 0", "prompt 1"].into_iter()));
-    assert!(known.get("prompt 1", &cpu).unwrap().is_none());
+    assert!(known.all(["prompt 0", "prompt 4", "prompt 31", "new", "one more"].into_iter()));
+    assert!(!known.all(["prompt 0", "prompt 3"].into_iter()));
+    assert!(known.get("prompt 3", &cpu).unwrap().is_none());
     let found = known.get("prompt 5", &cpu).unwrap().unwrap();
     assert_eq!(found.pooled.to_vec2::<f32>().unwrap(), [[55.0, 55.0]]);
 }

@@ -94,10 +94,7 @@ fn read_unknown(
     words: usize,
     sub_step: SubStep,
 ) -> Result<(), Fault> {
-    let mut unknown: Vec<&str> =
-        texts.iter().copied().filter(|text| !known.all([*text].into_iter())).collect();
-    unknown.sort_unstable();
-    unknown.dedup();
+    let unknown = known.unknown(texts);
     if unknown.is_empty() {
         return Ok(());
     }

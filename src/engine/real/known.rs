@@ -26,17 +26,28 @@ impl KnownPrompts {
         texts.all(|text| self.position(text).is_some())
     }
 
+    /// Those of `texts` that have to be read, each once. The others count as asked for: what is kept for a job does not push
+    /// out what the same job needs, as long as it needs no more than [`MOST`].
+    pub fn unknown<'a>(&mut self, texts: &[&'a str]) -> Vec<&'a str> {
+        let mut unknown = Vec::new();
+        for &text in texts {
+            if let Some(at) = self.position(text) {
+                let found = self.kept.remove(at);
+                self.kept.push(found);
+            } else if !unknown.contains(&text) {
+                unknown.push(text);
+            }
+        }
+        unknown
+    }
+
     /// What was made of `text`, on `device`.
     ///
     /// # Errors
     /// No room on the device.
-    pub fn get(&mut self, text: &str, device: &Device) -> Result<Option<Prompt>> {
-        let Some(at) = self.position(text) else { return Ok(None) };
-        let found = self.kept.remove(at);
-        let prompt =
-            Prompt { embeds: send(&found.1.embeds, device)?, pooled: send(&found.1.pooled, device)? };
-        self.kept.push(found);
-        Ok(Some(prompt))
+    pub fn get(&self, text: &str, device: &Device) -> Result<Option<Prompt>> {
+        let Some((_, kept)) = self.position(text).and_then(|at| self.kept.get(at)) else { return Ok(None) };
+        Ok(Some(Prompt { embeds: send(&kept.embeds, device)?, pooled: send(&kept.pooled, device)? }))
     }
 
     /// Keeps `prompt`, and forgets the one that was not asked for longest if there are too many. Waits for the device.
