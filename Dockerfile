@@ -19,8 +19,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 FROM debian:bookworm-slim AS cpu
-# Freed picture buffers stay with the process (about 40 MB): without these glibc gives each back to the kernel, and a job in test
-# mode takes 8,000 page faults instead of 1,500, which is an eighth of its composition. Bytes.
+# Freed picture buffers stay with the process, some tens of megabytes: without these glibc gives each back to the kernel, and the
+# page faults are a seventh of test mode's composition (examples/test_mode_profile.rs). Bytes.
 ENV MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=536870912
 COPY --from=runtime-files /etc/ssl/certs /etc/ssl/certs
 COPY --from=runtime-files /usr/share/ca-certificates /usr/share/ca-certificates

@@ -74,20 +74,21 @@ pub fn quantise(before: Option<&Tensor>, x: &Tensor) -> Result<Option<(Tensor, T
         return Ok(None);
     }
     let mut shape = x.dims().to_vec();
-    let in_front = before.and_then(|before| before.dims().last().copied()).unwrap_or(0);
-    let all = lie.columns + in_front;
-    if let Some(columns) = shape.last_mut() {
-        *columns = in_front;
-        let fits = before.is_none_or(|before| {
-            before.dtype() == DType::U8 && before.is_contiguous() && before.dims() == shape
-        });
-        if !fits || !in_front.is_multiple_of(16) {
-            return Ok(None);
+    shape.pop();
+    let in_front = match before.map(|before| (before, before.dims().split_last())) {
+        None => 0,
+        Some((before, Some((&columns, rows))))
+            if before.dtype() == DType::U8
+                && before.is_contiguous()
+                && rows == shape
+                && columns.is_multiple_of(16) =>
+        {
+            columns
         }
-    }
-    if let Some(columns) = shape.last_mut() {
-        *columns = all;
-    }
+        Some(_) => return Ok(None),
+    };
+    let all = in_front + lie.columns;
+    shape.push(all);
     let before = before.map(View::of).transpose()?;
     if before.as_ref().is_some_and(|before| !before.aligned(8)) {
         return Ok(None);

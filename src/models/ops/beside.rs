@@ -19,9 +19,25 @@ pub struct Aside {
 /// What some work gives, which may still be running beside what the device was given after it.
 #[derive(Debug)]
 pub struct Beside<T> {
-    value: T,
+    // Before the result, which must not go first.
     #[cfg(feature = "cuda")]
-    side: Option<Arc<Side>>,
+    under_way: Option<UnderWay>,
+    value: T,
+}
+
+/// Work that was given to the second stream.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+struct UnderWay(Arc<Side>);
+
+#[cfg(feature = "cuda")]
+impl Drop for UnderWay {
+    /// The result is freed in the side's order, so the side waits for those who read it; what the work read is freed in the
+    /// main stream's, which waits for the work.
+    fn drop(&mut self) {
+        // A card that is lost says so to whoever gives it work next.
+        let _ = self.0.end().and_then(|()| self.0.begin());
+    }
 }
 
 impl Aside {
@@ -64,9 +80,9 @@ impl Aside {
         }
         let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
         Ok(Beside {
-            value: work(&inputs)?,
             #[cfg(feature = "cuda")]
-            side: None,
+            under_way: None,
+            value: work(&inputs)?,
         })
     }
 }
@@ -85,18 +101,15 @@ fn on<T>(
     work: impl Fn(&[Tensor]) -> Result<T>,
 ) -> Result<Option<Beside<T>>> {
     side.begin()?;
+    // Whatever fails from here on: what was given to the side may still read tensors that the main stream frees.
+    let under_way = UnderWay(Arc::clone(side));
     let brought: Option<Vec<Tensor>> = inputs
         .iter()
         .map(|input| side.bring(input).transpose())
         .collect::<Option<Result<_>>>()
         .transpose()?;
     let Some(brought) = brought else { return Ok(None) };
-    let value = work(&brought);
-    if value.is_err() {
-        // What it was given may still read tensors that the main stream frees.
-        side.end()?;
-    }
-    Ok(Some(Beside { value: value?, side: Some(Arc::clone(side)) }))
+    Ok(Some(Beside { value: work(&brought)?, under_way: Some(under_way) }))
 }
 
 impl<T> Beside<T> {
@@ -107,21 +120,9 @@ impl<T> Beside<T> {
     #[cfg_attr(not(feature = "cuda"), allow(clippy::unnecessary_wraps, reason = "only a card can be lost"))]
     pub fn join(&self) -> Result<&T> {
         #[cfg(feature = "cuda")]
-        if let Some(side) = &self.side {
+        if let Some(UnderWay(side)) = &self.under_way {
             side.end()?;
         }
         Ok(&self.value)
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl<T> Drop for Beside<T> {
-    /// The result is freed in the side's order, so the side waits for those who read it; what the work read is freed in the
-    /// main stream's, which waits for the work.
-    fn drop(&mut self) {
-        if let Some(side) = &self.side {
-            // A card that is lost says so to whoever gives it work next.
-            let _ = side.end().and_then(|()| side.begin());
-        }
     }
 }

@@ -74,16 +74,6 @@ impl Rounding {
         scale
     }
 
-    /// The numbers nearest to `values`, each divided by `scale` and held within the format's range.
-    pub(super) fn numbers(self, values: &[f32], scale: f32) -> Vec<u8> {
-        let (factor, largest) = (1.0 / scale, self.largest());
-        let round = match self {
-            Self::E4m3 => e4m3,
-            Self::Int8 => int8,
-        };
-        values.iter().map(|x| round((x * factor).clamp(-largest, largest))).collect()
-    }
-
     /// Numbers and scales of rows of `columns`.
     pub(super) fn rows(self, wide: &[f32], columns: usize) -> (Vec<u8>, Vec<f32>) {
         let columns = columns.max(1);
@@ -124,7 +114,7 @@ fn magnitude(x: f32) -> i32 {
 }
 
 /// To the nearest e4m3 number, held within ±448.
-fn e4m3(x: f32) -> u8 {
+pub(super) fn e4m3(x: f32) -> u8 {
     let sign = x.to_bits() >> 24 & 0x80;
     let held = magnitude(x).min(448f32.to_bits() as i32);
     let bits = held as u32;
