@@ -81,11 +81,12 @@ fn main() -> Outcome<()> {
     let hint = net.hint(&control_to_tensor(&picture, width, height, &device)?.to_dtype(dtype)?)?;
     let told = unet.condition(&text, &pooled, &ids)?;
     out.insert("plain", unet.forward(&sample, timestep, &told, None)?);
-    let residuals =
-        net.forward(&sample, timestep, &net.condition(&text, &pooled, &ids)?, &hint, control_scale)?;
+    let controlled = net.condition(&text, &pooled, &ids)?;
+    let residuals = net.forward(&sample, timestep, &controlled, &hint, control_scale)?;
     out.insert("middle", residuals.middle()?);
     out.insert("prediction", unet.forward(&sample, timestep, &told, Some(&residuals))?);
-    drop((residuals, hint, told));
+    drop(residuals);
+    drop((controlled, hint, told));
     clock.lap("first_predictions", &device)?;
     Peak::stage(&mut peak, "load_and_first_predictions");
 

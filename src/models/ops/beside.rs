@@ -1,5 +1,7 @@
 //! Two things at once: work on whose result the device's other work does not depend yet.
 
+use std::marker::PhantomData;
+
 use candle_core::{Result, Tensor};
 
 #[cfg(feature = "cuda")]
@@ -16,13 +18,18 @@ pub struct Aside {
     side: Option<Arc<Side>>,
 }
 
-/// What some work gives, which may still be running beside what the device was given after it.
+/// What some work gives, which may still be running beside what the device was given after it. `'a`: what the work reads
+/// beside its inputs, which must not be freed before.
 #[derive(Debug)]
-pub struct Beside<T> {
-    // Before the result, which must not go first.
+pub struct Beside<'a, T> {
+    // Before the tensors, which must not go first.
     #[cfg(feature = "cuda")]
     under_way: Option<UnderWay>,
     value: T,
+    /// What the second stream may still read: freed any sooner, the main stream would write something else there.
+    #[cfg(feature = "cuda")]
+    _inputs: Vec<Tensor>,
+    _reads: PhantomData<&'a ()>,
 }
 
 /// Work that was given to the second stream.
@@ -59,7 +66,7 @@ impl Aside {
     /// Does `work` on `inputs`. A card does it on the second stream, beside what it is given next, until [`Beside::join`]:
     /// kernels of less than a wave leave multiprocessors idle that another kernel's blocks can use. The numbers are the same.
     /// `work` must get from its inputs whatever it computes with, and may read other tensors of the device: kernels go where
-    /// their first operand is. Work that some kernel does not take is done again in line, and so is all of it where there is
+    /// their first operand is. What it reads stays until the result goes: inputs are held, the rest is borrowed. Work that some kernel does not take is done again in line, and so is all of it where there is
     /// no second stream.
     ///
     /// # Errors
@@ -68,7 +75,11 @@ impl Aside {
         not(feature = "cuda"),
         allow(clippy::unused_self, reason = "a CPU does one thing after the other")
     )]
-    pub fn run<T>(&self, inputs: &[&Tensor], work: impl Fn(&[Tensor]) -> Result<T>) -> Result<Beside<T>> {
+    pub fn run<'a, T>(
+        &self,
+        inputs: &[&Tensor],
+        work: impl Fn(&[Tensor]) -> Result<T> + 'a,
+    ) -> Result<Beside<'a, T>> {
         #[cfg(feature = "cuda")]
         if let Some(side) = &self.side {
             match on(side, inputs, &work) {
@@ -83,6 +94,9 @@ impl Aside {
             #[cfg(feature = "cuda")]
             under_way: None,
             value: work(&inputs)?,
+            #[cfg(feature = "cuda")]
+            _inputs: Vec::new(),
+            _reads: PhantomData,
         })
     }
 }
@@ -95,11 +109,11 @@ fn told(reason: &candle_core::Error) {
 
 /// `None` for inputs that cannot be brought there.
 #[cfg(feature = "cuda")]
-fn on<T>(
+fn on<'a, T>(
     side: &Arc<Side>,
     inputs: &[&Tensor],
-    work: impl Fn(&[Tensor]) -> Result<T>,
-) -> Result<Option<Beside<T>>> {
+    work: &(impl Fn(&[Tensor]) -> Result<T> + 'a),
+) -> Result<Option<Beside<'a, T>>> {
     side.begin()?;
     // Whatever fails from here on: what was given to the side may still read tensors that the main stream frees.
     let under_way = UnderWay(Arc::clone(side));
@@ -109,10 +123,15 @@ fn on<T>(
         .collect::<Option<Result<_>>>()
         .transpose()?;
     let Some(brought) = brought else { return Ok(None) };
-    Ok(Some(Beside { value: work(&brought)?, under_way: Some(under_way) }))
+    Ok(Some(Beside {
+        value: work(&brought)?,
+        under_way: Some(under_way),
+        _inputs: inputs.iter().map(|&input| input.clone()).collect(),
+        _reads: PhantomData,
+    }))
 }
 
-impl<T> Beside<T> {
+impl<T> Beside<'_, T> {
     /// The result, for work that is given to the device from now on.
     ///
     /// # Errors

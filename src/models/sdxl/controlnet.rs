@@ -14,8 +14,8 @@ use crate::models::weights::Weights;
 /// They wait unscaled, and perhaps unfinished: whoever adds one to a skip scales it in the same pass, and a card may compute
 /// them beside the UNet's own way down.
 #[derive(Debug)]
-pub struct Residuals {
-    unscaled: Beside<Unscaled>,
+pub struct Residuals<'a> {
+    unscaled: Beside<'a, Unscaled>,
     scale: f64,
 }
 
@@ -26,7 +26,7 @@ struct Unscaled {
     middle: Tensor,
 }
 
-impl Residuals {
+impl Residuals<'_> {
     /// One a skip, from the outermost inwards, scaled.
     ///
     /// # Errors
@@ -159,16 +159,16 @@ impl ControlNet {
     ///
     /// # Errors
     /// Shapes that do not match, no room on the device.
-    pub fn forward(
-        &self,
+    pub fn forward<'a>(
+        &'a self,
         sample: &Tensor,
         timestep: f32,
-        conditioning: &Conditioning,
-        hint: &Hint,
+        conditioning: &'a Conditioning,
+        hint: &'a Hint,
         scale: f64,
-    ) -> Result<Residuals> {
+    ) -> Result<Residuals<'a>> {
         let time = self.trunk.time(timestep, conditioning)?;
-        let unscaled = hint.aside.run(&[sample, &time], |inputs| {
+        let unscaled = hint.aside.run(&[sample, &time], move |inputs| {
             let [sample, time] = inputs else {
                 candle_core::bail!("a ControlNet of {} inputs, not 2; please report this", inputs.len())
             };

@@ -153,7 +153,7 @@ impl<'a> Denoiser<'a> {
         timestep: f32,
         index: usize,
         steps: usize,
-    ) -> Result<Option<Residuals>, PipelineError> {
+    ) -> Result<Option<Residuals<'_>>, PipelineError> {
         let Some(steering) = &self.steering else { return Ok(None) };
         let scale = steering.control.scale_at(index, steps);
         if scale == 0.0 {
