@@ -1,6 +1,9 @@
 //! What goes wrong, and what the customer gets then.
 
-use candle_core::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Error, safetensors};
 use image::DynamicImage;
 use marquee::engine::real::fault::{Condition, Fault, condition};
 use marquee::engine::{Ctx, Engine, EngineError};
@@ -12,7 +15,7 @@ use marquee::models::PipelineError;
 use marquee::progress::SubStep;
 use serde_json::json;
 
-use super::{background, engine, engine_of, models, planned, third_step, watched};
+use super::{background, checkpoint, engine, engine_of, models, planned, third_step, watched};
 
 #[test]
 fn a_merge_that_fails_leaves_the_plain_composite_and_says_so() {
@@ -70,6 +73,59 @@ fn earlier_steps_fail_the_job() {
     let error = engine().run(&plan, &Ctx::detached()).unwrap_err();
     assert_eq!(error.kind(), Some(FailureKind::Engine), "{error}");
     assert!(error.to_string().starts_with("background_generation: "), "{error}");
+}
+
+/// A copy of a tiny checkpoint, with `tensor` of its part `part` not numbers.
+fn damaged(name: &str, part: &str, tensor: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        fs::create_dir_all(copy.path().join(&folder)).unwrap();
+        for entry in fs::read_dir(Path::new(&checkpoint(name)).join(&folder)).unwrap().map(Result::unwrap) {
+            let inside = folder.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(inside);
+            } else {
+                fs::copy(entry.path(), copy.path().join(inside)).unwrap();
+            }
+        }
+    }
+    // It may lie in any of the part's files.
+    let files = fs::read_dir(copy.path().join(part)).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = 0;
+    for file in files.filter(|file| file.extension().is_some_and(|kind| kind == "safetensors")) {
+        let mut tensors = safetensors::load(&file, &Device::Cpu).unwrap();
+        let Some(numbers) = tensors.get_mut(tensor) else { continue };
+        *numbers = (numbers.zeros_like().unwrap() / 0.0).unwrap();
+        safetensors::save(&tensors, &file).unwrap();
+        found += 1;
+    }
+    assert_eq!(found, 1, "{tensor} of {part}");
+    copy
+}
+
+#[test]
+fn latents_that_are_no_numbers_are_no_picture() {
+    let sdxl = damaged("sdxl", "unet", "conv_out.bias");
+    let mut of = models("dev");
+    of.sdxl.model = sdxl.path().to_str().unwrap().to_owned();
+    let error = engine_of(of).run(&planned(&json!({})), &Ctx::detached()).unwrap_err();
+    assert_eq!(error.kind(), Some(FailureKind::Engine), "{error}");
+    let message = error.to_string();
+    assert!(message.starts_with("text_generation: SDXL left "), "{message}");
+
+    let flux = damaged("dev", "transformer", "proj_out.bias");
+    let mut of = models("dev");
+    of.flux.model = flux.path().to_str().unwrap().to_owned();
+    let mut engine = engine_of(of);
+    let error = engine.run(&planned(&background(&json!({}))), &Ctx::detached()).unwrap_err();
+    assert!(error.to_string().starts_with("background_generation: FLUX left "), "{error}");
+    let merged = engine.run(&planned(&third_step()), &Ctx::detached()).unwrap();
+    assert!(
+        merged.warnings.iter().any(|text| text.contains("step 3 failed") && text.contains("FLUX left")),
+        "{:?}",
+        merged.warnings
+    );
 }
 
 #[test]

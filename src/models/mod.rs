@@ -7,6 +7,7 @@
 pub mod birefnet;
 pub mod checkpoint;
 pub mod device;
+mod finite;
 pub mod flux;
 pub mod generate;
 pub mod image_processor;

@@ -16,6 +16,21 @@ pub enum PipelineError {
         /// Steps asked for.
         steps: u32,
     },
+    /// A denoising ended in latents that are infinite or not numbers.
+    #[error(
+        "{net} left {found} of {all} latents that are no finite numbers; if another seed does the same, the checkpoint is damaged \
+         (`marquee models check`) or overflows {dtype} (DTYPE=f32 does not); if it comes and goes, suspect the card"
+    )]
+    NotNumbers {
+        /// Which net.
+        net: &'static str,
+        /// Latents that are not.
+        found: usize,
+        /// Latents of the picture.
+        all: usize,
+        /// What it computed in.
+        dtype: &'static str,
+    },
     /// The request does not fit the model.
     #[error("{0}")]
     Unfit(String),

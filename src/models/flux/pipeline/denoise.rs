@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 
 use super::prepare::Prepared;
 use super::{PipelineError, Prompt};
+use crate::models::finite::finite;
 use crate::models::flux::{BlockId, Conditioner, Modulation, Transformer};
 
 /// Sees the run go by.
@@ -102,7 +103,7 @@ impl<'a> Denoiser<'a> {
 /// Runs all steps of `prepared` and returns the packed latents of the picture.
 ///
 /// # Errors
-/// [`PipelineError::Stopped`] if the watcher broke; shapes that do not match; no room on the device.
+/// [`PipelineError::Stopped`] if the watcher broke; [`PipelineError::NotNumbers`]; shapes that do not match; no room on the device.
 pub fn denoise(
     denoiser: &Denoiser<'_>,
     prepared: &Prepared,
@@ -156,5 +157,5 @@ pub fn denoise(
             return Err(stopped(done));
         }
     }
-    Ok(latents)
+    finite("FLUX", latents)
 }

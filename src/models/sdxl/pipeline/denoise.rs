@@ -6,6 +6,7 @@ use candle_core::{DType, Tensor};
 use image::DynamicImage;
 
 use super::{Framing, PipelineError, Prepared, Prompt};
+use crate::models::finite::finite;
 use crate::models::image_processor::control_to_tensor;
 use crate::models::sdxl::{Conditioning, ControlNet, Hint, Residuals, Unet};
 
@@ -166,7 +167,7 @@ impl<'a> Denoiser<'a> {
 /// Runs all steps and returns the latents of the picture.
 ///
 /// # Errors
-/// [`PipelineError::Stopped`] if the watcher broke; shapes that do not match; no room on the device.
+/// [`PipelineError::Stopped`] if the watcher broke; [`PipelineError::NotNumbers`]; shapes that do not match; no room on the device.
 pub fn denoise(
     denoiser: &Denoiser<'_>,
     prepared: &Prepared,
@@ -193,5 +194,5 @@ pub fn denoise(
             return Err(stopped(done));
         }
     }
-    Ok(latents)
+    finite("SDXL", latents)
 }
