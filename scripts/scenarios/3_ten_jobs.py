@@ -5,7 +5,7 @@
 
 Jobs differ in prompt and seed, but for the row `same_words`: `auto_unload` true, one prompt, other seeds. Two jobs of other words
 before each row warm up and are not counted (`--warm-ups`): copies in main memory are still being made beside the first ones. Prints
-each job's seconds, the means, and the ratio, which passes up to 1.05. Peers run in a process of their own (peers.py), with the page cache warm: everything resident; each step's
+each job's seconds, the means, and the ratio, which passes up to 1.05; a job must give the same pictures in every row. Peers run in a process of their own (peers.py), with the page cache warm: everything resident; each step's
 models loaded, used and deleted; `enable_model_cpu_offload`. `--only true,false,same_words,peers` splits a run; with `--output` parts add up.
 """
 
@@ -33,8 +33,21 @@ def row(args, setting, **words):
     return {
         "warm_up_s": warm, "seconds": seconds, "mean_s": statistics.mean(seconds), "median_s": statistics.median(seconds),
         "peak_bytes": None if peak is None else peak - running.before, "kept_between_jobs_bytes": None if begun is None else begun - running.before,
-        "timings_of_last": answers[-1]["output"].get("timings"),
+        "timings": [answer["output"].get("timings") for answer in answers],
+        "pictures": [{name: digest[:16] for name, digest in answer["hashes"].items()} for answer in answers],
     }
+
+
+def same_pictures(report):
+    """Whatever stays on the card, and whatever else it computes at the time, a job's pictures are the same."""
+    rows = {name: report[name]["pictures"] for name in ("true", "false") if "pictures" in report.get(name, {})}
+    if len(rows) == 2:
+        for number, (one, other) in enumerate(zip(rows["true"], rows["false"])):
+            expect(one == other, f"job {number} gave other pictures with auto_unload true than with false: {one}, {other}")
+    if rows and "pictures" in report.get("same_words", {}):
+        # Job 0 has the same words in every row.
+        one, other = next(iter(rows.values()))[0], report["same_words"]["pictures"][0]
+        expect(one == other, f"job 0 gave other pictures where its words were known: {one}, {other}")
 
 
 def peers(args):
@@ -59,6 +72,7 @@ def scenario(args):
         report["false"] = row(args, False)
     if "same_words" in parts:
         report["same_words"] = row(args, True, bg_prompt=worker.PROMPTS[0])
+    same_pictures(report)
     if "true" in report and "false" in report:
         report["true_over_false"] = report["true"]["mean_s"] / report["false"]["mean_s"]
         # Milliseconds of tiny jobs say nothing.
