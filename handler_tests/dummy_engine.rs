@@ -121,6 +121,17 @@ fn watched(
 }
 
 #[test]
+fn each_steps_picture_is_shown_as_it_is_among_the_artifacts() {
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let seen = shown.clone();
+    let ctx = Ctx::detached().showing(move |step, image| seen.lock().unwrap().push((step, image)));
+    let artifacts = engine().run(&plan(), &ctx).unwrap();
+    let made = [artifacts.step1, artifacts.step2, artifacts.final_image].map(Option::unwrap);
+    let expected: Vec<_> = Step::ALL.into_iter().zip(made).collect();
+    assert!(*shown.lock().unwrap() == expected);
+}
+
+#[test]
 fn progress_is_exactly_the_plans() {
     for plan in [plan(), with_product(red_box())] {
         let (result, events) = watched(&plan, StopHandle::new(), |_| ());

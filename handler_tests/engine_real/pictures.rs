@@ -1,13 +1,16 @@
 //! What comes out: sizes, seeds, modes, steps on their own.
 
+use std::sync::{Arc, Mutex};
+
 use image::RgbImage;
 use marquee::engine::Artifacts;
 use marquee::imaging::composite::over;
 use marquee::imaging::placement::{Band, product_corner, product_size, reposition_text};
 use marquee::input::plan::{ProductPosition, TextPosition};
+use marquee::progress::Step;
 use serde_json::json;
 
-use super::{EARLIER, background, base64, bytes, engine_of, models, photo, planned, run, third_step};
+use super::{EARLIER, background, base64, bytes, engine, engine_of, models, photo, planned, run, third_step};
 use marquee::engine::{Ctx, Engine};
 
 fn pictures(artifacts: &Artifacts) -> [&[u8]; 3] {
@@ -21,7 +24,15 @@ fn changed_rows(a: &RgbImage, b: &RgbImage) -> Vec<u32> {
 
 #[test]
 fn a_whole_job_gives_three_pictures_of_its_size_and_an_account() {
-    let artifacts = run(&json!({"product_image": photo(), "strength": 0.07, "width": 320}));
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&shown);
+    let ctx = Ctx::detached().showing(move |step, image| seen.lock().unwrap().push((step, image)));
+    let plan = planned(&json!({"product_image": photo(), "strength": 0.07, "width": 320}));
+    let artifacts = engine().run(&plan, &ctx).unwrap();
+    let made =
+        [&artifacts.step1, &artifacts.step2, &artifacts.final_image].map(|image| image.clone().unwrap());
+    let expected: Vec<_> = Step::ALL.into_iter().zip(made).collect();
+    assert!(*shown.lock().unwrap() == expected, "each step's picture is shown as it is among the artifacts");
     for image in [&artifacts.step1, &artifacts.step2, &artifacts.final_image] {
         let image = image.as_ref().unwrap();
         assert_eq!((image.width(), image.height()), (320, 256));

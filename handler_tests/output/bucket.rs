@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use marquee::config::BucketConfig;
 use marquee::job::JobId;
-use marquee::output::{Bucket, BucketError, render_for_delivery};
+use marquee::output::{Ahead, Bucket, BucketError, render_for_delivery};
 use serde_json::{Value, json};
 
 use super::{artifacts, noise, parsed, planned};
@@ -67,9 +67,10 @@ fn bucket(config: &BucketConfig) -> Bucket {
 }
 
 async fn delivered(id: &str, limit: Option<u64>, bucket: &Bucket) -> Value {
-    let id = JobId::new(id).unwrap();
-    let body =
-        render_for_delivery(artifacts(64), &planned(&json!({})), &id, limit, Some(bucket)).await.unwrap();
+    let (id, plan) = (JobId::new(id).unwrap(), planned(&json!({})));
+    let body = render_for_delivery(artifacts(64), (&plan, Ahead::of(&plan).into()), &id, limit, Some(bucket))
+        .await
+        .unwrap();
     if let Some(limit) = limit {
         assert!(body.get().len() as u64 <= limit);
     }

@@ -6,7 +6,7 @@ use marquee::imaging::codecs::encode;
 use marquee::input::plan::OutputFormat;
 use marquee::job::{Delivery, FailureKind, JobId};
 use marquee::output::size_guard::{WRAPPER_BYTES, limit_of};
-use marquee::output::{Document, render_for_delivery};
+use marquee::output::{Ahead, Document, render_for_delivery};
 use serde_json::{Value, json};
 
 use super::{artifacts, noise, parsed, picture, planned};
@@ -14,8 +14,9 @@ use super::{artifacts, noise, parsed, picture, planned};
 const SIDE: u32 = 128;
 
 async fn delivered(artifacts: Artifacts, limit: u64) -> Result<Value, marquee::job::Failure> {
-    let id = JobId::new("job").unwrap();
-    let body = render_for_delivery(artifacts, &planned(&json!({})), &id, Some(limit), None).await?;
+    let (id, plan) = (JobId::new("job").unwrap(), planned(&json!({})));
+    let body =
+        render_for_delivery(artifacts, (&plan, Ahead::of(&plan).into()), &id, Some(limit), None).await?;
     assert!(body.get().len() as u64 + WRAPPER_BYTES <= limit, "{} > {limit}", body.get().len());
     Ok(parsed(&body))
 }

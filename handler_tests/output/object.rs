@@ -3,8 +3,9 @@
 use image::{DynamicImage, ImageFormat};
 use marquee::engine::Artifacts;
 use marquee::job::FailureKind;
-use marquee::output::document::finite;
-use marquee::output::{Document, render};
+use marquee::output::document::{Facts, finite};
+use marquee::output::{Ahead, Document, render};
+use marquee::progress::Step;
 use serde_json::{Value, json};
 
 use super::{artifacts, noise, parsed, phrase, picture, planned};
@@ -81,6 +82,46 @@ fn equal_pictures_are_encoded_once() {
     let output = parsed(&document.write().unwrap());
     assert_eq!(output["images"]["step1_result"], output["images"]["final_result"]);
     assert_eq!(picture(&output, "final_result").0, noise(32, 1));
+}
+
+#[test]
+fn what_was_encoded_while_the_engine_went_on_is_the_answers() {
+    let plan = planned(&json!({ "output_format": "jpeg" }));
+    let (made, ahead) = (artifacts(64), Ahead::of(&plan));
+    for (step, image) in [(Step::Background, &made.step1), (Step::Text, &made.step2)] {
+        ahead.begin(step, image.clone().unwrap());
+    }
+    // Of a merge that was not delivered.
+    ahead.begin(Step::Composition, noise(64, 3));
+    let document = Document::encode_with(made, Facts::of(&plan), &ahead).unwrap();
+    let plain = Document::encode(artifacts(64), &plan).unwrap();
+    for (picture, same) in document.pictures.iter().zip(&plain.pictures) {
+        assert_eq!((picture.name, picture.format, &picture.file), (same.name, same.format, &same.file));
+    }
+    assert_eq!(document.warnings, plain.warnings);
+}
+
+#[test]
+fn a_picture_is_encoded_ahead_if_the_answer_has_it_and_not_again() {
+    // Another format than the answer's shows which file it is.
+    for (fields, taken) in
+        [(json!({}), [true, true]), (json!({ "return_intermediate": false }), [false, true])]
+    {
+        let mut fields = fields;
+        fields["output_format"] = "webp".into();
+        fields["text_content"] = "x".into();
+        let ahead = Ahead::of(&planned(&fields));
+        let made = artifacts(64);
+        ahead.begin(Step::Background, made.step1.clone().unwrap());
+        ahead.begin(Step::Composition, made.final_image.clone().unwrap());
+        let document = Document::encode_with(made, Facts::of(&planned(&json!({}))), &ahead).unwrap();
+        let webp = |name: &str| {
+            let picture = document.pictures.iter().find(|picture| picture.name == name).unwrap();
+            image::guess_format(&picture.file).unwrap() == ImageFormat::WebP
+        };
+        assert_eq!([webp("step1_result"), webp("final_result")], taken, "{fields}");
+        assert!(!webp("step2_result"));
+    }
 }
 
 #[test]

@@ -19,13 +19,14 @@ use serde_json::Value;
 
 use crate::input::Plan;
 use crate::job::{FailureKind, StopReason};
-use crate::progress::SubStep;
+use crate::progress::{Step, SubStep};
 
 /// Makes pictures from plans, one at a time.
 pub trait Engine: Send {
     /// Runs every step that the plan asks for.
     ///
-    /// Must call [`Ctx::check`] at least once a denoise step, and [`Ctx::progress`] after each.
+    /// Must call [`Ctx::check`] at least once a denoise step, [`Ctx::progress`] after each, and [`Ctx::picture`] when a step
+    /// has its picture.
     ///
     /// # Errors
     /// [`EngineError`]; the engine must be usable for the next plan after any but [`EngineError::DeviceLost`].
@@ -101,6 +102,13 @@ impl EngineError {
             Self::OutOfMemory { .. } => Some(FailureKind::OutOfMemory),
             Self::DeviceLost { .. } => Some(FailureKind::DeviceLost),
         }
+    }
+}
+
+/// Shows a step's picture if the step ran.
+fn show(ctx: &Ctx, step: Step, image: Option<&(impl Clone + Into<DynamicImage>)>) {
+    if let Some(image) = image {
+        ctx.picture(step, image);
     }
 }
 

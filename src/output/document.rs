@@ -2,7 +2,7 @@
 //!
 //! [`super::size_guard`] changes a document before it is written; [`super::bucket`] takes its files.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Number, Value, json};
 use url::Url;
 
-use super::format::{extension, is_transparent};
+use super::ahead::Ahead;
+use super::format::{extension, holding};
 use crate::engine::Artifacts;
 use crate::imaging::codecs::{EncodeError, encode};
 use crate::input::Plan;
@@ -79,14 +80,14 @@ impl Document {
     /// # Errors
     /// [`FailureKind::Unserialisable`] if a picture cannot be encoded.
     pub fn encode(artifacts: Artifacts, plan: &Plan) -> Result<Self, Failure> {
-        Self::encode_with(artifacts, Facts::of(plan))
+        Self::encode_with(artifacts, Facts::of(plan), &Ahead::of(plan))
     }
 
-    /// Like [`Self::encode`], for another thread than the plan's.
+    /// Like [`Self::encode`], for another thread than the plan's; what is encoded `ahead` is waited for.
     ///
     /// # Errors
     /// As [`Self::encode`].
-    pub fn encode_with(artifacts: Artifacts, facts: Facts) -> Result<Self, Failure> {
+    pub fn encode_with(artifacts: Artifacts, facts: Facts, ahead: &Ahead) -> Result<Self, Failure> {
         let started = std::time::Instant::now();
         let mut warnings = facts.warnings;
         warnings.extend(artifacts.warnings);
@@ -99,7 +100,7 @@ impl Document {
             let steps = steps.into_iter().filter_map(|(name, image)| Some((name, image?)));
             named.splice(0..0, steps);
         }
-        let pictures = encode_all(named, facts.output.format, &mut warnings)?;
+        let pictures = encode_all(named, facts.output.format, ahead, &mut warnings)?;
         let timings = timings(&artifacts.timings, started.elapsed())?;
         Ok(Self {
             pictures,
@@ -226,17 +227,18 @@ fn fitting(
     wanted: OutputFormat,
     warnings: &mut Vec<String>,
 ) -> OutputFormat {
-    if wanted == OutputFormat::Jpeg && is_transparent(image) {
+    let format = holding(image, wanted);
+    if format != wanted {
         warnings.push(format!("{name} is transparent, which JPEG cannot express: it is written as PNG"));
-        return OutputFormat::Png;
     }
-    wanted
+    format
 }
 
-/// Encodes each different image once, on threads of their own.
+/// Encodes each different image once, on threads of their own, unless it was encoded ahead.
 fn encode_all(
     named: Vec<(&'static str, DynamicImage)>,
     wanted: OutputFormat,
+    ahead: &Ahead,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Picture>, Failure> {
     // After a run that ends with step 1 or 2, the final image is that step's image.
@@ -251,9 +253,19 @@ fn encode_all(
         });
         index_of.push((name, index));
     }
+    let done = Mutex::new(ahead.done());
+    let file = |image: &DynamicImage, format| {
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = done.iter().position(|(made, _)| made == image) {
+            return done.swap_remove(at).1;
+        }
+        drop(done);
+        encode(image, format)
+    };
     let files = std::thread::scope(|scope| {
+        let file = &file;
         let running: Vec<_> =
-            different.iter().map(|(_, image, format)| scope.spawn(move || encode(image, *format))).collect();
+            different.iter().map(|(_, image, format)| scope.spawn(move || file(image, *format))).collect();
         running.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
     let mut encoded = Vec::new();

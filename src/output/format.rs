@@ -22,6 +22,11 @@ pub fn media_type(format: OutputFormat) -> &'static str {
     }
 }
 
+/// The format that can hold `image`: `wanted`, or PNG where something would be lost.
+pub fn holding(image: &DynamicImage, wanted: OutputFormat) -> OutputFormat {
+    if wanted == OutputFormat::Jpeg && is_transparent(image) { OutputFormat::Png } else { wanted }
+}
+
 /// Whether any pixel lets something shine through.
 pub fn is_transparent(image: &DynamicImage) -> bool {
     match image {

@@ -1,17 +1,21 @@
 //! From the engine's images to the JSON object that is delivered.
 //!
-//! [`document`] writes the object, [`size_guard`] decides what to give up when it would not fit
+//! [`ahead`] encodes pictures while the engine goes on, [`document`] writes the object, [`size_guard`] decides what to give up when it would not fit
 //! through the platform, [`bucket`] stores images elsewhere. Knows no engines and no wire protocol; called by
 //! [`crate::worker`] once a run has ended.
 
+pub mod ahead;
 pub mod bucket;
 pub mod document;
 pub mod format;
 pub mod size_guard;
 
+use std::sync::Arc;
+
 use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 
+pub use ahead::Ahead;
 pub use bucket::{Bucket, BucketError};
 pub use document::{Document, Picture};
 
@@ -30,20 +34,20 @@ pub fn render(artifacts: Artifacts, plan: &Plan) -> Result<Box<RawValue>, Failur
 /// Writes the answer so that the body `{"output":…}` around it has at most `limit` bytes.
 ///
 /// Images go to `bucket` if it asks for all of them or the body would be too large; else intermediates are dropped and
-/// the final image is encoded more tightly. Whatever was given up is named in the answer's `warnings`. Encoding runs on
+/// the final image is encoded more tightly. What is encoded `ahead` is waited for. Whatever was given up is named in the answer's `warnings`. Encoding runs on
 /// blocking threads.
 ///
 /// # Errors
 /// [`FailureKind::ResultTooLarge`] if nothing helps, [`FailureKind::Unserialisable`] as [`render`].
 pub async fn render_for_delivery(
     artifacts: Artifacts,
-    plan: &Plan,
+    (plan, ahead): (&Plan, Arc<Ahead>),
     job_id: &JobId,
     limit: Option<u64>,
     bucket: Option<&Bucket>,
 ) -> Result<Box<RawValue>, Failure> {
     let facts = document::Facts::of(plan);
-    let mut document = blocking(move || Document::encode_with(artifacts, facts)).await?;
+    let mut document = blocking(move || Document::encode_with(artifacts, facts, &ahead)).await?;
     if let Some(bucket) = bucket
         && (bucket.always() || size_guard::is_too_large(&document, limit)?)
     {

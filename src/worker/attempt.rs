@@ -17,7 +17,7 @@ use super::reporter::Reporter;
 use crate::engine::{Artifacts, Ctx, EngineError};
 use crate::input::{self, Plan};
 use crate::job::{Delivery, Envelope, Failure, FailureKind, Outcome, StopReason};
-use crate::output;
+use crate::output::{self, Ahead};
 
 /// Largest body that the platform takes, bytes.
 const QUEUED_LIMIT: u64 = 10_000_000;
@@ -112,7 +112,8 @@ async fn attempt(
     let limit = envelope.time_limit.unwrap_or(shared.config.job_timeout);
     let deadline = begun + limit;
     let plan = Arc::new(understand(envelope, shared).await?);
-    let artifacts = execute(envelope, shared, reporter, plan.clone(), deadline).await?;
+    let ahead = Arc::new(Ahead::of(&plan));
+    let artifacts = execute(envelope, shared, reporter, (plan.clone(), ahead.clone()), deadline).await?;
     if artifacts.device_lost.is_some() {
         *ended = Ended::Poisoned(FailureKind::DeviceLost);
     }
@@ -122,7 +123,8 @@ async fn attempt(
         (Delivery::Queued, None) => Some(QUEUED_LIMIT),
         (Delivery::Waiting, None) => Some(WAITING_LIMIT),
     };
-    output::render_for_delivery(artifacts, &plan, &envelope.id, body_limit, shared.bucket.as_ref()).await
+    output::render_for_delivery(artifacts, (&plan, ahead), &envelope.id, body_limit, shared.bucket.as_ref())
+        .await
 }
 
 async fn understand(envelope: &Envelope, shared: &Shared) -> Result<Plan, Failure> {
@@ -141,7 +143,7 @@ async fn execute(
     envelope: &Envelope,
     shared: &Shared,
     reporter: &Reporter,
-    plan: Arc<Plan>,
+    (plan, ahead): (Arc<Plan>, Arc<Ahead>),
     deadline: Instant,
 ) -> Result<Artifacts, Failure> {
     let stop = &envelope.stop;
@@ -162,6 +164,7 @@ async fn execute(
                 tracker.lock().unwrap_or_else(PoisonError::into_inner).observe(event, began.elapsed());
             slot.put(report);
         })
+        .showing(move |step, image| ahead.begin(step, image))
     };
     let result =
         run_with_deadline(turn, envelope, plan.clone(), ctx, deadline, shared.config.hang_grace).await;

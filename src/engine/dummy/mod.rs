@@ -20,14 +20,14 @@ use image::{RgbImage, RgbaImage};
 use self::cutout::Product;
 use self::foil::Material;
 use self::pacing::Pacer;
-use super::{Artifacts, Ctx, Engine, EngineError, supplied};
+use super::{Artifacts, Ctx, Engine, EngineError, show, supplied};
 use crate::imaging::edges::edge_map;
 use crate::imaging::fonts::FontLibrary;
 use crate::imaging::placement::reposition_text;
 use crate::imaging::typeset::typeset;
 use crate::input::Plan;
 use crate::input::plan::{BackgroundPlan, CompositionPlan, TextPlan};
-use crate::progress::SubStep;
+use crate::progress::{Step, SubStep};
 
 /// Makes pictures without nets.
 pub struct DummyEngine {
@@ -141,10 +141,12 @@ impl Engine for DummyEngine {
             Some(background) => Some(Self::background(plan, background, &mut run, warnings)?),
             None => None,
         };
+        show(ctx, Step::Background, background.as_ref());
         let text = match &plan.text {
             Some(text) => Some(self.text(plan, text, &mut run, warnings)?),
             None => None,
         };
+        show(ctx, Step::Text, text.as_ref());
         let merged = match &plan.composition {
             Some(composition) => {
                 let background =
@@ -154,6 +156,7 @@ impl Engine for DummyEngine {
             }
             None => None,
         };
+        show(ctx, Step::Composition, merged.as_ref());
 
         artifacts.timings = run.into_timings();
         artifacts.step1 = background.map(Into::into);

@@ -26,14 +26,14 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::{Artifacts, Ctx, Engine, EngineError, supplied};
+use super::{Artifacts, Ctx, Engine, EngineError, show, supplied};
 use crate::config::ModelConfig;
 use crate::imaging::fonts::FontLibrary;
 use crate::input::Plan;
 use crate::memory::{Limits, Memory, MemoryError};
 use crate::models::checkpoint::Caches;
 use crate::models::ops::Rounding;
-use crate::progress::SubStep;
+use crate::progress::{Step, SubStep};
 use fault::Fault;
 use itinerary::{itinerary, stops};
 use journey::Journey;
@@ -126,10 +126,12 @@ fn run(mut studio: Studio<'_>, mut journey: Journey<'_>, plan: &Plan) -> Result<
         Some(background) => Some(steps::background(&mut studio, &mut journey, background)?),
         None => None,
     };
+    show(journey.ctx(), Step::Background, background.as_ref());
     let text = match &plan.text {
         Some(text) => Some(steps::text(&studio, &mut journey, text)?),
         None => None,
     };
+    show(journey.ctx(), Step::Text, text.as_ref());
     if plan.text.is_some() {
         journey.step_done(2);
     }
@@ -139,6 +141,7 @@ fn run(mut studio: Studio<'_>, mut journey: Journey<'_>, plan: &Plan) -> Result<
         let text = supplied(text.as_ref().or(plan.step2_image.as_ref()), "step2_image", plan)?;
         let Composed { image, lost } =
             steps::compose(&mut studio, &mut journey, composition, background, text)?;
+        journey.ctx().picture(Step::Composition, &image);
         merged = Some(image);
         artifacts.device_lost = lost;
     }
