@@ -1,6 +1,4 @@
-//! What the steps of one job share: the plan, the nets, the fonts, and FLUX's prompts, read when the first of them is due.
-
-use std::sync::Arc;
+//! What the steps of one job share: the plan, the nets, and FLUX's prompts, read when the first of them is due.
 
 use super::fault::Fault;
 use super::flux::{self, Read, ReadRun};
@@ -8,7 +6,6 @@ use super::journey::Journey;
 use super::known::KnownPrompts;
 use super::nets::Nets;
 use super::runs::flux_runs;
-use crate::imaging::fonts::FontLibrary;
 use crate::input::Plan;
 use crate::progress::SubStep;
 
@@ -18,21 +15,14 @@ pub struct Studio<'a> {
     pub plan: &'a Plan,
     /// All that the plan needs are open.
     pub nets: &'a Nets,
-    /// For the phrase.
-    pub fonts: &'a Arc<FontLibrary>,
     known: &'a mut KnownPrompts,
     read: Option<Vec<Read>>,
 }
 
 impl<'a> Studio<'a> {
     /// Nothing is read yet.
-    pub fn new(
-        plan: &'a Plan,
-        nets: &'a Nets,
-        fonts: &'a Arc<FontLibrary>,
-        known: &'a mut KnownPrompts,
-    ) -> Self {
-        Self { plan, nets, fonts, known, read: None }
+    pub fn new(plan: &'a Plan, nets: &'a Nets, known: &'a mut KnownPrompts) -> Self {
+        Self { plan, nets, known, read: None }
     }
 
     /// Takes out the FLUX run of `sub_step`; `None` where its strength leaves nothing to paint. The first call reads the

@@ -8,4 +8,4 @@ mod text;
 
 pub(super) use background::background;
 pub(super) use composition::{Composed, compose};
-pub(super) use text::text;
+pub(super) use text::{Canvas, canvas, text};
