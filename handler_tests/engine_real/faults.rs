@@ -9,7 +9,7 @@ use marquee::engine::real::fault::{Condition, Fault, condition};
 use marquee::engine::{Ctx, Engine, EngineError};
 use marquee::imaging::composite::over;
 use marquee::imaging::placement::reposition_text;
-use marquee::input::plan::TextPosition;
+use marquee::input::plan::{BackgroundModel, TextPosition};
 use marquee::job::{FailureKind, StopReason};
 use marquee::models::PipelineError;
 use marquee::progress::SubStep;
@@ -160,6 +160,16 @@ fn a_phrase_without_a_font_is_the_customers_to_mend() {
         "step1_image": super::base64(&DynamicImage::new_rgb8(256, 256))}));
     let error = engine().run(&plan, &Ctx::detached()).unwrap_err();
     assert_eq!(error.kind(), Some(FailureKind::InvalidInput), "{error}");
+    // A whole job is refused before its background is painted.
+    let plan = planned(&json!({"text_content": "여름 세일", "font_name": "nowhere.ttf"}));
+    for model in [BackgroundModel::Flux, BackgroundModel::Sdxl] {
+        let mut plan = plan.clone();
+        plan.background.as_mut().unwrap().model = model;
+        let (result, seen) = watched(&mut engine(), &plan, |_, _| ());
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), Some(FailureKind::InvalidInput), "{error}");
+        assert!(seen.iter().all(|event| event.done == 0), "{seen:?}");
+    }
 }
 
 #[test]

@@ -22,7 +22,7 @@ mod watch;
 pub mod workspace;
 
 use std::sync::Arc;
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use candle_core::{DType, Device};
 use serde_json::Value;
@@ -41,7 +41,7 @@ use journey::Journey;
 use known::KnownPrompts;
 use nets::{Dtypes, Nets};
 use runs::{FluxRun, flux_runs};
-use steps::{Canvas, Composed};
+use steps::Composed;
 use studio::Studio;
 
 /// What an engine is made of.
@@ -104,12 +104,11 @@ impl Engine for RealEngine {
         }
         ctx.check()?;
         self.prepare(plan, &stops)?;
-        let studio = Studio::new(plan, &self.nets, &mut self.known);
         let journey = Journey::new(&mut self.memory, ctx, &self.device, stops, plan.sub_steps());
-        let fonts = &self.fonts;
+        let (nets, known, fonts) = (&self.nets, &mut self.known, &self.fonts);
         let ran = thread::scope(|scope| {
-            let canvas = plan.text.as_ref().map(|text| scope.spawn(move || steps::canvas(fonts, plan, text)));
-            run(studio, journey, plan, canvas)
+            let phrase = plan.text.as_ref().map(|text| scope.spawn(move || steps::canvas(fonts, plan, text)));
+            run(Studio::new(plan, nets, known, phrase), journey, plan)
         });
         // Whatever happened, what may not stay leaves now.
         let report = self.memory.finish();
@@ -124,21 +123,16 @@ impl Engine for RealEngine {
     }
 }
 
-/// The steps that `plan` asks for. `canvas` is its phrase, which is being set.
-fn run(
-    mut studio: Studio<'_>,
-    mut journey: Journey<'_>,
-    plan: &Plan,
-    canvas: Option<ScopedJoinHandle<'_, Canvas>>,
-) -> Result<Artifacts, EngineError> {
+/// The steps that `plan` asks for.
+fn run(mut studio: Studio<'_>, mut journey: Journey<'_>, plan: &Plan) -> Result<Artifacts, EngineError> {
     let mut artifacts = Artifacts::default();
     let background = match &plan.background {
         Some(background) => Some(steps::background(&mut studio, &mut journey, background)?),
         None => None,
     };
     show(journey.ctx(), Step::Background, background.as_ref());
-    let text = match plan.text.as_ref().zip(canvas) {
-        Some((text, canvas)) => Some(steps::text(&studio, &mut journey, text, canvas)?),
+    let text = match &plan.text {
+        Some(text) => Some(steps::text(&mut studio, &mut journey, text)?),
         None => None,
     };
     show(journey.ctx(), Step::Text, text.as_ref());

@@ -1,4 +1,8 @@
-//! What the steps of one job share: the plan, the nets, and FLUX's prompts, read when the first of them is due.
+//! What the steps of one job share: the plan, the nets, the phrase, which is set beside step 1, and FLUX's prompts, read when
+//! the first of them is due.
+
+use std::mem;
+use std::thread::ScopedJoinHandle;
 
 use super::fault::Fault;
 use super::flux::{self, Read, ReadRun};
@@ -6,6 +10,8 @@ use super::journey::Journey;
 use super::known::KnownPrompts;
 use super::nets::Nets;
 use super::runs::flux_runs;
+use super::steps::Canvas;
+use crate::imaging::typeset::TypesetError;
 use crate::input::Plan;
 use crate::progress::SubStep;
 
@@ -17,12 +23,54 @@ pub struct Studio<'a> {
     pub nets: &'a Nets,
     known: &'a mut KnownPrompts,
     read: Option<Vec<Read>>,
+    phrase: Phrase<'a>,
+}
+
+/// The job's phrase.
+enum Phrase<'a> {
+    /// There is none, or it was taken.
+    None,
+    BeingSet(ScopedJoinHandle<'a, Result<Canvas, TypesetError>>),
+    Set(Box<Canvas>),
 }
 
 impl<'a> Studio<'a> {
-    /// Nothing is read yet.
-    pub fn new(plan: &'a Plan, nets: &'a Nets, known: &'a mut KnownPrompts) -> Self {
-        Self { plan, nets, known, read: None }
+    /// Nothing is read yet. `phrase` is being set.
+    pub fn new(
+        plan: &'a Plan,
+        nets: &'a Nets,
+        known: &'a mut KnownPrompts,
+        phrase: Option<ScopedJoinHandle<'a, Result<Canvas, TypesetError>>>,
+    ) -> Self {
+        let phrase = phrase.map_or(Phrase::None, Phrase::BeingSet);
+        Self { plan, nets, known, read: None, phrase }
+    }
+
+    /// Waits until the phrase, if there is one, is set: what cannot be set must not cost a picture first.
+    ///
+    /// # Errors
+    /// It cannot be set.
+    pub fn set_phrase(&mut self) -> Result<(), Fault> {
+        self.phrase = match mem::replace(&mut self.phrase, Phrase::None) {
+            Phrase::BeingSet(thread) => {
+                let panicked = |_| Fault::Defect("the thread that set the phrase panicked".to_owned());
+                Phrase::Set(Box::new(thread.join().map_err(panicked)??))
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Takes the phrase out.
+    ///
+    /// # Errors
+    /// It cannot be set.
+    pub fn canvas(&mut self) -> Result<Canvas, Fault> {
+        self.set_phrase()?;
+        match mem::replace(&mut self.phrase, Phrase::None) {
+            Phrase::Set(canvas) => Ok(*canvas),
+            _ => Err(Fault::Defect("a text step has no phrase".to_owned())),
+        }
     }
 
     /// Takes out the FLUX run of `sub_step`; `None` where its strength leaves nothing to paint. The first call reads the

@@ -33,9 +33,11 @@ pub fn background(
         BackgroundModel::Flux => {
             let nothing = || Fault::Defect("a FLUX background has no FLUX run".to_owned());
             let run = studio.flux_run(journey, SUB_STEP)?.ok_or_else(nothing)?;
+            studio.set_phrase()?;
             flux::paint(journey, studio.nets.flux()?, studio.plan, &run, 0, None, progress)
         }
         BackgroundModel::Sdxl => {
+            studio.set_phrase()?;
             let run = SdxlRun {
                 sub_step: SUB_STEP,
                 prompt: &background.prompt,

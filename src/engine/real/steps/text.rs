@@ -1,12 +1,9 @@
 //! Step 2: the phrase, set, shaped into an object, cut out.
 
-use std::thread::ScopedJoinHandle;
-
 use image::{DynamicImage, RgbaImage};
 
 use crate::engine::EngineError;
 use crate::engine::real::cut_out;
-use crate::engine::real::fault::Fault;
 use crate::engine::real::journey::Journey;
 use crate::engine::real::sdxl::{self, SdxlRun};
 use crate::engine::real::seeds::seed_of;
@@ -23,30 +20,29 @@ use crate::progress::SubStep;
 const GUIDANCE: f64 = 5.0;
 
 /// The phrase in its font, with the edges that steer SDXL.
-pub type Canvas = Result<(Typeset, DynamicImage), TypesetError>;
+pub type Canvas = (Typeset, DynamicImage);
 
 /// Sets the phrase: 20 ms of a core, which step 1 has to spare.
-pub fn canvas(fonts: &FontLibrary, plan: &Plan, text: &TextPlan) -> Canvas {
+///
+/// # Errors
+/// No font for it, too long.
+pub fn canvas(fonts: &FontLibrary, plan: &Plan, text: &TextPlan) -> Result<Canvas, TypesetError> {
     let set = typeset(fonts, &text.content, text.font_name.as_deref(), plan.width, plan.height)?;
     let edges = DynamicImage::ImageLuma8(edge_map(&set.canvas));
     Ok((set, edges))
 }
 
-/// The phrase, which [`canvas`] may still be setting, as an object on a transparent ground.
+/// The phrase as an object on a transparent ground.
 ///
 /// # Errors
 /// [`EngineError`].
 pub fn text(
-    studio: &Studio<'_>,
+    studio: &mut Studio<'_>,
     journey: &mut Journey<'_>,
     text: &TextPlan,
-    canvas: ScopedJoinHandle<'_, Canvas>,
 ) -> Result<RgbaImage, EngineError> {
     let plan = studio.plan;
-    let (set, edges) = journey.sub_step(SubStep::TextCanvas, |_, _| {
-        let panicked = |_| Fault::Defect("the thread that set the phrase panicked".to_owned());
-        Ok(canvas.join().map_err(panicked)??)
-    })?;
+    let (set, edges) = journey.sub_step(SubStep::TextCanvas, |_, _| studio.canvas())?;
     journey.warnings.extend(set.warnings.iter().cloned());
     let picture = journey.sub_step(SubStep::TextGeneration, |journey, progress| {
         let scale = text.controlnet_conditioning_scale;
