@@ -3,7 +3,7 @@
 use candle_core::DType;
 use half::bf16;
 use marquee::memory::packed::lane::{Blob, Lane, SLOT, TILE_BYTES};
-use marquee::memory::packed::{ALIGN, CHUNK, STRIPE, TILE, pack, unpack};
+use marquee::memory::packed::{ALIGN, CHUNK, STRIPE, TILE, blob_bytes, most_escapes, pack, unpack};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -13,6 +13,33 @@ use super::store::noise;
 fn normal(count: usize, deviation: f64, seed: u64) -> Vec<u16> {
     let tensor = (noise(&[count], seed) * deviation).unwrap().to_dtype(DType::BF16).unwrap();
     tensor.to_vec1::<bf16>().unwrap().into_iter().map(bf16::to_bits).collect()
+}
+
+/// What the format's table says of each number alone: what a card relies on.
+fn by_the_table(blob: &[u8], count: usize) -> Vec<u16> {
+    let line = |bytes: usize| bytes.next_multiple_of(16);
+    let (chunks, packs) = (count.div_ceil(CHUNK), count.div_ceil(8));
+    let (lows, blob) = blob.split_at(line(chunks));
+    let (firsts, blob) = blob.split_at(line(2 * chunks + 2));
+    let (twos, blob) = blob.split_at(line(2 * packs));
+    let (tops, blob) = blob.split_at(line(packs));
+    let (rests, escapes) = blob.split_at(line(count));
+    let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[2 * at], bytes[2 * at + 1]]);
+    let mut uppers = vec![0; count];
+    for chunk in 0..chunks {
+        for escape in usize::from(half(firsts, chunk))..usize::from(half(firsts, chunk + 1)) {
+            let escape = half(escapes, escape);
+            uppers[chunk * CHUNK + usize::from(escape >> 5)] += escape & 31;
+        }
+    }
+    let number = |at: usize| {
+        let (pack, place) = (at / 8, at % 8);
+        let code = half(twos, pack) >> (2 * place) & 3 | (u16::from(tops[pack]) >> place & 1) << 2;
+        let exponent = (u16::from(lows[at / CHUNK]) + code + 8 * uppers[at]) % 256;
+        let rest = u16::from(rests[at]);
+        (rest & 0x80) << 8 | exponent << 7 | rest & 0x7f
+    };
+    (0..count).map(number).collect()
 }
 
 /// Packs, unpacks, compares; bytes of the blob, or nothing if the tile is better kept as it is.
@@ -26,6 +53,11 @@ fn there_and_back(numbers: &[u16]) -> Option<usize> {
     let mut found = vec![0x5a5a; numbers.len()];
     unpack(&blob, &mut found).unwrap();
     assert!(found == numbers, "{} numbers", numbers.len());
+    assert!(
+        by_the_table(&blob, numbers.len()) == numbers,
+        "{} numbers, by the format's table",
+        numbers.len()
+    );
     Some(blob.len())
 }
 
@@ -34,10 +66,10 @@ fn ratio(numbers: &[u16]) -> f64 {
 }
 
 #[test]
-fn normal_weights_of_any_deviation_take_three_quarters() {
+fn normal_weights_of_any_deviation_take_seven_tenths() {
     for (seed, deviation) in [1.0, 0.02, 1e-4, 1e-30, 3e4].into_iter().enumerate() {
         let found = ratio(&normal(TILE, deviation, seed as u64));
-        assert!((0.75..=0.76).contains(&found), "{deviation}: {found}");
+        assert!((0.695..=0.705).contains(&found), "{deviation}: {found}");
     }
 }
 
@@ -51,46 +83,86 @@ fn trained_weights_with_heavy_tails_take_little_more() {
     }
     let tails: Vec<u16> = tails.into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
     let found = ratio(&tails);
-    assert!(found <= 0.78, "{found}");
+    assert!(found <= 0.76, "{found}");
 }
 
 #[test]
 fn zeros_ones_and_what_alternates_come_back() {
     let one = bf16::ONE.to_bits();
-    assert!(ratio(&vec![0; TILE]) <= 0.76);
-    assert!(ratio(&vec![0x8000; TILE]) <= 0.76);
-    assert!(ratio(&vec![one; TILE]) <= 0.76);
+    assert!(ratio(&vec![0; TILE]) <= 0.69);
+    assert!(ratio(&vec![0x8000; TILE]) <= 0.69);
+    assert!(ratio(&vec![one; TILE]) <= 0.69);
     // Norms of ones between matrices, not in line with chunks.
     let mut mixed = normal(TILE, 0.02, 5);
     for run in mixed.chunks_mut(9000) {
         run[..300].fill(one);
         run[300..307].fill(0);
     }
-    assert!(ratio(&mixed) <= 0.76);
+    assert!(ratio(&mixed) <= 0.745);
 }
 
 #[test]
 fn every_pattern_comes_back_or_is_kept_as_it_is() {
     let all: Vec<u16> = (0..=u16::MAX).collect();
-    // Sorted, neighbours are of one size: infinities, payloads and numbers below the normal ones among them.
-    assert!(there_and_back(&all).is_some());
+    // By size, the 2048 of a chunk have exactly 8 exponents: infinities, payloads and numbers below the normal ones among them.
+    let mut sorted = all.clone();
+    sorted.sort_by_key(|number| number << 1);
+    assert_eq!(there_and_back(&sorted), Some(blob_bytes(all.len(), 0)));
     // Mixed, they are nothing that a code could reach.
     let mixed: Vec<u16> = all.iter().map(|number| number.wrapping_mul(40503)).collect();
     assert_eq!(there_and_back(&mixed), None);
-    // Each of them as an escape, few enough at a time.
-    for some in all.chunks(4096) {
-        let mut numbers = vec![bf16::INFINITY.to_bits(); 4096 * 40];
-        for (number, place) in some.iter().zip((7..).step_by(39)) {
-            numbers[place] = *number;
+    // Each of them as an escape, few enough at a time: from below the others, from above, and from both.
+    for others in [bf16::INFINITY, bf16::ZERO, bf16::ONE] {
+        for some in all.chunks(4096) {
+            let mut numbers = vec![others.to_bits(); 4096 * 40];
+            for (number, place) in some.iter().zip((7..).step_by(39)) {
+                numbers[place] = *number;
+            }
+            assert!(there_and_back(&numbers).is_some());
         }
-        assert!(there_and_back(&numbers).is_some());
     }
+}
+
+#[test]
+fn a_number_in_eight_may_be_an_escape() {
+    for (count, most) in [(100, 12), (STRIPE, STRIPE / 8), (TILE, 65535)] {
+        assert_eq!(most_escapes(count), most);
+        let mut numbers = vec![bf16::ONE.to_bits(); count];
+        numbers.iter_mut().step_by(8).take(most).for_each(|number| *number = 0);
+        assert_eq!(there_and_back(&numbers), Some(blob_bytes(count, most)), "{count}");
+        numbers[count - 1] = 0;
+        assert_eq!(there_and_back(&numbers), None, "{count}");
+    }
+}
+
+#[test]
+fn no_blob_is_longer_than_its_numbers() {
+    let longer =
+        |count: &usize| blob_bytes(*count, most_escapes(*count)) > (2 * count).next_multiple_of(ALIGN);
+    assert_eq!((1..=TILE).find(longer), None);
+}
+
+#[test]
+fn codes_reach_where_most_of_a_chunk_lies() {
+    let of = |exponent: u16, count: usize| std::iter::repeat_n(exponent << 7, count);
+    // From one chunk to the next the numbers grow and shrink, a little and out of reach; each has a few far above and below.
+    let mut numbers = Vec::new();
+    for middle in [100, 101, 99, 103, 95, 180, 179, 247, 254, 30, 8, 4, 128] {
+        for exponent in middle - 4..middle + 2 {
+            numbers.extend(of(exponent, 339));
+        }
+        numbers.extend(of((middle + 100) % 256, 10).chain(of((middle + 200) % 256, 4)));
+    }
+    assert_eq!(numbers.len(), 13 * CHUNK);
+    let blob = there_and_back(&numbers).unwrap();
+    assert_eq!(blob, blob_bytes(numbers.len(), 13 * 14));
 }
 
 #[test]
 fn odd_lengths_come_back() {
     let numbers = normal(3 * STRIPE, 1.0, 9);
-    let lengths = [0, 1, 2, 3, 15, 16, 17, 127, 128, CHUNK - 1, CHUNK, CHUNK + 1, STRIPE - 1, STRIPE];
+    let lengths =
+        [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 127, 128, CHUNK - 1, CHUNK, CHUNK + 1, STRIPE - 1, STRIPE];
     for length in lengths.into_iter().chain([STRIPE + 1, 2 * STRIPE + CHUNK + 7, 3 * STRIPE]) {
         // The shortest may be better off as they are; they are never wrong.
         let found = there_and_back(&numbers[..length]);
@@ -108,29 +180,44 @@ fn a_damaged_blob_is_an_error() {
     let mut into = vec![0; STRIPE];
     let short = unpack(&blob[..blob.len() / 2], &mut into).unwrap_err();
     assert!(short.to_string().contains("ends early"), "{short}");
-    // The count of escapes lies behind the lows of eight chunks and the first escape of the only stripe.
-    blob[16 + 4 + 3] = 0xff;
+    // The count of escapes lies behind the lows of four chunks and the first escapes of each.
+    blob[16 + 2 * 4 + 1] = 0xff;
     let outside = unpack(&blob, &mut into).unwrap_err();
     assert!(outside.to_string().contains("escapes"), "{outside}");
+    blob[0] = 249;
+    let high = unpack(&blob, &mut into).unwrap_err();
+    assert!(high.to_string().contains("too high"), "{high}");
+
+    assert!(pack(&numbers[..100], &mut blob));
+    let mut into = vec![0; 100];
+    // The escape of the zero: behind a low, two firsts, 13 packs and the rests, each filled up to 16.
+    let escape = &mut blob[16 + 16 + 32 + 16 + 112..][..2];
+    assert_eq!(escape[0] >> 5 | escape[1] << 3, 5);
+    escape[1] = 100 >> 3;
+    let outside = unpack(&blob, &mut into).unwrap_err();
+    assert!(outside.to_string().contains("outside of its chunk"), "{outside}");
 }
 
-/// Runs of one kind: of one size, of one value, of anything.
+/// Runs of one kind: of one size, of one value, of anything. They are alike enough for most to be packed.
 fn runs() -> impl Strategy<Value = Vec<u16>> {
-    let run = (0..4u8, any::<u16>(), 1..3000usize).prop_map(|(kind, seed, length)| {
-        let mut state = u32::from(seed) | 1 << 16;
-        let mut next = move || {
-            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
-            (state >> 16) as u16
-        };
-        let one = |_| match kind {
-            0 => next() & 0x87ff | seed & 0x7000,
-            1 => seed,
-            2 => next() & 0x807f | seed & 0x7f80,
-            _ => next(),
-        };
-        (0..length).map(one).collect::<Vec<u16>>()
-    });
-    vec(run, 0..20).prop_map(|runs| runs.concat())
+    let kind = prop_oneof![3 => Just(0u8), 1 => Just(1), 1 => Just(2), 2 => Just(3)];
+    let run = move |like: u16| {
+        (kind.clone(), any::<u16>(), 1..3000usize).prop_map(move |(kind, seed, length)| {
+            let mut state = u32::from(seed) | 1 << 16;
+            let mut next = move || {
+                state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+                (state >> 16) as u16
+            };
+            let one = |_| match kind {
+                0 => next() & 0x83ff | like & 0x7c00,
+                1 => seed & 0x83ff | like & 0x7c00,
+                2 => next() & 0x807f | like & 0x7f80,
+                _ => next(),
+            };
+            (0..if kind == 3 { length / 20 } else { length }).map(one).collect::<Vec<u16>>()
+        })
+    };
+    any::<u16>().prop_flat_map(move |like| vec(run(like), 0..20)).prop_map(|runs| runs.concat())
 }
 
 proptest! {
@@ -143,15 +230,14 @@ proptest! {
             let mut found = vec![0x5a5a; numbers.len()];
             unpack(&blob, &mut found).unwrap();
             prop_assert!(found == numbers);
-            // Never longer than the numbers, but for what short ones are filled up with.
-            prop_assert!(blob.len() <= 2 * numbers.len() + 1024);
+            prop_assert!(by_the_table(&blob, numbers.len()) == numbers);
         }
     }
 
     /// Tiles of any size, packed or not: no wave writes where it, or a later one, reads.
     #[test]
     fn waves_read_before_they_write(
-        sizes in vec(prop_oneof![8 => 768..800usize, 1 => 1..768usize, 1 => Just(1024)], 1..200),
+        sizes in vec(prop_oneof![8 => 700..850usize, 1 => 1..700usize, 1 => Just(1024)], 1..200),
         cut in 1..=TILE_BYTES / ALIGN,
     ) {
         let bytes = (sizes.len() - 1) * TILE_BYTES + cut * ALIGN;

@@ -116,7 +116,7 @@ fn devices() -> Vec<Device> {
 
 #[test]
 fn packed_weights_arrive_as_they_are_in_their_files() {
-    assert!(FAMILIES[1].2 * 3 / 2 < SLOT && FAMILIES[2].2 * 3 / 2 > SLOT + 4 * TILE_BYTES);
+    assert!(FAMILIES[1].2 * 3 / 2 < SLOT && FAMILIES[2].2 * 7 / 5 > SLOT + 4 * TILE_BYTES);
     let expected = tensors();
     let named = expected.iter().flat_map(|(name, [weight, norm])| {
         [(format!("{name}.weight"), weight.clone()), (format!("{name}.norm"), norm.clone())]
@@ -190,7 +190,7 @@ fn without_packing_the_copy_is_as_long_as_the_weights() {
     let weight = noise(&[1 << 20], 1).to_dtype(DType::BF16).unwrap();
     let source: Arc<dyn Source> = Arc::new(HashMap::from([("x".to_owned(), weight)]));
     let build = |w: &Weights| w.get(1 << 20, "x").map(drop);
-    for (packs, expected) in [(Some(false), 1.0), (None, 1.0), (Some(true), 0.7511)] {
+    for (packs, expected) in [(Some(false), 1.0), (None, 1.0), (Some(true), 0.7009)] {
         let mut store = Store::new("net", Arc::clone(&source), DType::BF16, &Device::Cpu, build).unwrap();
         if let Some(packs) = packs {
             store = store.packing(packs);

@@ -1,29 +1,32 @@
-//! bf16 numbers in three quarters of their bytes, bit for bit.
+//! bf16 numbers in seven tenths of their bytes, bit for bit.
 //!
-//! Sign and mantissa of a trained weight are noise, its exponent is not: of a thousand neighbours nearly all lie within 15
-//! powers of two. So a number becomes a byte (sign and mantissa) and four bits (how far its exponent lies above the lowest
-//! one that the chunk's codes reach); the few that lie elsewhere are kept beside them as they are.
+//! Sign and mantissa of a trained weight are noise, its exponent is not: of a thousand neighbours all but a dozen lie within 8
+//! powers of two. So a number becomes a byte (sign and mantissa) and three bits of its exponent's height: how far it lies above
+//! its chunk's low, modulo 256. Where the height is 8 or more, its other five bits are kept beside all codes, as an escape.
 //!
 //! A tile of n numbers, n up to [`TILE`], becomes a blob whose sections all begin at multiples of 16 bytes:
 //!
 //! | section | bytes | what |
 //! |---|---|---|
-//! | lows | a chunk | lowest exponent of the chunk's codes, at most 241 |
-//! | firsts | 4 a stripe, and 4 | number of the stripe's first escape; the last is how many there are |
-//! | codes | n / 2 | exponent less the chunk's low; 15 is an escape. The earlier number has the lower four bits |
+//! | lows | a chunk | lowest exponent that the chunk's codes reach alone, at most 248 |
+//! | firsts | 2 a chunk, and 2 | number of the chunk's first escape; the last is how many there are |
+//! | twos | 2 a pack | heights' lowest two bits |
+//! | tops | a pack | heights' third bits |
 //! | rests | n | sign and mantissa |
-//! | escapes | 4 each | place in the stripe, times 65536, plus the number itself |
+//! | escapes | 2 each | place in the chunk, times 32, plus the height's upper five bits; in order |
 //!
-//! All numbers are little-endian; between sections and after the last, up to a multiple of [`ALIGN`], lies anything. The code
-//! of an escape may be anything but the place is written last. The card's reader is `cuda/kernels/unpack.cu`; the order in
-//! which tiles unpack is [`lane`]'s. Pure: must not know where numbers come from. Callers: `packing`, `transfer`.
+//! A pack is 8 neighbours, the tile's last one maybe fewer; the earlier number has the lower bits.
+//!
+//! All numbers are little-endian; between sections, behind the last and where a pack has no number, lies anything. The card's
+//! reader is `cuda/kernels/unpack.cu`; the order in which tiles unpack is [`lane`]'s. Pure: must not know where numbers come
+//! from. Callers: `packing`, `transfer`.
 
 pub mod lane;
 
-/// Numbers that share a lowest exponent.
-pub const CHUNK: usize = 1024;
+/// Numbers that share a lowest exponent, and whose escapes have room for their places: five bits are left of 16.
+pub const CHUNK: usize = 2048;
 
-/// Numbers that one block of the card's threads unpacks, with all of their escapes. A multiple of [`CHUNK`], below 65537.
+/// Numbers that one block of the card's threads unpacks, with all of their escapes. A multiple of [`CHUNK`].
 pub const STRIPE: usize = 8192;
 
 /// Most numbers of a blob: what a thread of the processor packs within its cache. A multiple of [`STRIPE`].
@@ -32,11 +35,19 @@ pub const TILE: usize = 1 << 19;
 /// Blobs are multiples of this. Bytes.
 pub const ALIGN: usize = 256;
 
-/// The code of what no code reaches.
-const ESCAPE: u8 = 15;
+/// Numbers whose codes lie together.
+const PACK: usize = 8;
 
-/// Above this many numbers an escape a tile is better kept as it is.
-const NUMBERS_AN_ESCAPE: usize = 16;
+/// Exponents that a code reaches alone.
+const REACH: usize = 8;
+
+/// The highest low: above it codes would reach what no exponent is.
+const HIGHEST_LOW: u8 = (256 - REACH) as u8;
+
+/// With more than a number in so many as an escape (13 bits a number) a tile is better kept as it is.
+const NUMBERS_AN_ESCAPE: usize = 8;
+
+const _: () = assert!(CHUNK << 5 == 1 << 16 && CHUNK.is_multiple_of(PACK));
 
 /// A blob that cannot have come from [`pack`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +65,8 @@ pub struct Damaged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sections {
     firsts: usize,
-    codes: usize,
+    twos: usize,
+    tops: usize,
     rests: usize,
     escapes: usize,
 }
@@ -62,20 +74,27 @@ struct Sections {
 impl Sections {
     fn of(numbers: usize) -> Self {
         let line = |bytes: usize| bytes.next_multiple_of(16);
-        let firsts = line(numbers.div_ceil(CHUNK));
-        let codes = firsts + line(4 * (numbers.div_ceil(STRIPE) + 1));
-        let rests = codes + line(numbers.div_ceil(2));
-        Self { firsts, codes, rests, escapes: rests + line(numbers) }
+        let (chunks, packs) = (numbers.div_ceil(CHUNK), numbers.div_ceil(PACK));
+        let firsts = line(chunks);
+        let twos = firsts + line(2 * (chunks + 1));
+        let tops = twos + line(2 * packs);
+        let rests = tops + line(packs);
+        Self { firsts, twos, tops, rests, escapes: rests + line(numbers) }
     }
 }
 
 /// Bytes of a blob of `numbers` with so many escapes.
 pub fn blob_bytes(numbers: usize, escapes: usize) -> usize {
-    (Sections::of(numbers).escapes + 4 * escapes).next_multiple_of(ALIGN)
+    (Sections::of(numbers).escapes + 2 * escapes).next_multiple_of(ALIGN)
+}
+
+/// Most escapes that a tile of `numbers` is packed with; `firsts` have no room for more than the latter.
+pub fn most_escapes(numbers: usize) -> usize {
+    (numbers / NUMBERS_AN_ESCAPE).min(usize::from(u16::MAX))
 }
 
 /// Packs up to [`TILE`] numbers, given as their bits, into `blob`, whose memory is used again. False, and `blob` holds
-/// anything, for a tile that is better kept as it is: more than one number in 16 would be an escape, or there are too many.
+/// anything, for a tile that is better kept as it is: it has more than [`most_escapes`], or too many numbers.
 #[must_use]
 pub fn pack(numbers: &[u16], blob: &mut Vec<u8>) -> bool {
     if numbers.len() > TILE {
@@ -84,127 +103,139 @@ pub fn pack(numbers: &[u16], blob: &mut Vec<u8>) -> bool {
     let sections = Sections::of(numbers.len());
     // What is there already is overwritten: not worth zeroing.
     blob.resize(sections.escapes, 0);
-    let most = numbers.len() / NUMBERS_AN_ESCAPE;
-    let mut escapes: Vec<u32> = Vec::new();
+    let most = most_escapes(numbers.len());
+    let mut escapes: Vec<u16> = Vec::with_capacity(numbers.len() / 32);
     let (lows, rest) = blob.split_at_mut(sections.firsts);
-    let (firsts, rest) = rest.split_at_mut(sections.codes - sections.firsts);
-    let (codes, rests) = rest.split_at_mut(sections.rests - sections.codes);
-    let mut firsts = firsts.chunks_exact_mut(4);
+    let (firsts, rest) = rest.split_at_mut(sections.twos - sections.firsts);
+    let (twos, rest) = rest.split_at_mut(sections.tops - sections.twos);
+    let (tops, rests) = rest.split_at_mut(sections.rests - sections.tops);
+    let mut firsts = firsts.as_chunks_mut::<2>().0.iter_mut();
     let mut note_first = |escapes: usize| {
         if let Some(first) = firsts.next() {
-            first.copy_from_slice(&(escapes as u32).to_le_bytes());
+            *first = (escapes as u16).to_le_bytes();
         }
     };
-    let mut wide = [0; CHUNK];
-    let places = lows.iter_mut().zip(codes.chunks_mut(CHUNK / 2)).zip(rests.chunks_mut(CHUNK));
-    for (index, (chunk, ((low, codes), rests))) in numbers.chunks(CHUNK).zip(places).enumerate() {
-        let in_stripe = index * CHUNK % STRIPE;
-        if in_stripe == 0 {
-            note_first(escapes.len());
+    let twos = twos.as_chunks_mut::<2>().0.chunks_mut(CHUNK / PACK);
+    let places = lows.iter_mut().zip(twos.zip(tops.chunks_mut(CHUNK / PACK))).zip(rests.chunks_mut(CHUNK));
+    let mut heights = [0; CHUNK];
+    let mut before = 0;
+    for (chunk, ((low, (twos, tops)), rests)) in numbers.chunks(CHUNK).zip(places) {
+        note_first(escapes.len());
+        split(chunk, &mut heights, rests);
+        *low = best_low(&heights, before);
+        before = *low;
+        for height in &mut heights {
+            *height = height.wrapping_sub(before);
         }
-        let chosen = match (chunk.first_chunk(), codes.first_chunk_mut(), rests.first_chunk_mut()) {
-            (Some(chunk), Some(codes), Some(rests)) => encode(chunk, codes, rests, &mut wide),
-            _ => encode_short(chunk, codes, rests, &mut wide),
-        };
-        *low = chosen.low;
-        if !chosen.escapes {
-            continue;
-        }
-        let found = wide.iter().zip(chunk).enumerate().filter(|(_, (code, _))| **code == ESCAPE);
-        escapes.extend(found.map(|(at, (_, number))| ((in_stripe + at) as u32) << 16 | u32::from(*number)));
+        encode(&heights, twos, tops);
+        list_escapes(&heights, chunk.len(), &mut escapes);
         if escapes.len() > most {
             return false;
         }
     }
     note_first(escapes.len());
-    blob.extend(escapes.into_iter().flat_map(u32::to_le_bytes));
-    blob.resize(blob.len().next_multiple_of(ALIGN), 0);
+    blob.resize(blob_bytes(numbers.len(), escapes.len()), 0);
+    let places = blob.get_mut(sections.escapes..).unwrap_or_default().as_chunks_mut().0;
+    for (place, escape) in places.iter_mut().zip(escapes) {
+        *place = escape.to_le_bytes();
+    }
     true
 }
 
-/// How a chunk was encoded.
-struct Chosen {
-    low: u8,
-    /// Whether there are any.
-    escapes: bool,
-}
-
-fn exponent(number: u16) -> u8 {
-    (number >> 7) as u8
-}
-
-/// `wide` becomes the chunk's codes, a byte each. Every loop is one that compilers make vectors of.
-fn encode(
-    chunk: &[u16; CHUNK],
-    codes: &mut [u8; CHUNK / 2],
-    rests: &mut [u8; CHUNK],
-    wide: &mut [u8; CHUNK],
-) -> Chosen {
+/// Exponents and rests. The exponents of a chunk that ends early go on from its first one: they count as often as they are there.
+fn split(chunk: &[u16], exponents: &mut [u8; CHUNK], rests: &mut [u8]) {
     for (number, rest) in chunk.iter().zip(rests) {
         *rest = (number >> 8 & 0x80 | number & 0x7f) as u8;
     }
-    // What lies below `low` comes round to at least 256 - 241.
-    let mut reach = |low: u8| {
-        for (number, code) in chunk.iter().zip(&mut *wide) {
-            *code = exponent(*number).wrapping_sub(low).min(ESCAPE);
-        }
-        wide.iter().fold(0, |most: u8, code| most.max(*code)) == ESCAPE
-    };
-    // The largest are the likeliest to have near neighbours.
-    let mut low =
-        chunk.iter().fold(0, |most: u8, number| most.max(exponent(*number))).saturating_sub(ESCAPE - 1);
-    let mut escapes = reach(low);
-    if escapes {
-        let better = best_low(chunk, low);
-        if better != low {
-            low = better;
-            escapes = reach(low);
+    for (number, exponent) in chunk.iter().zip(&mut *exponents) {
+        *exponent = (number >> 7) as u8;
+    }
+    if let Some((own, further)) = exponents.split_at_mut_checked(chunk.len()) {
+        for (further, own) in further.iter_mut().zip(own.iter().cycle()) {
+            *further = *own;
         }
     }
-    for (pair, codes) in wide.as_chunks::<2>().0.iter().zip(codes) {
-        let pair = u16::from_le_bytes(*pair);
-        *codes = (pair | pair >> 4) as u8;
-    }
-    Chosen { low, escapes }
 }
 
-/// The low whose codes reach most of the chunk, if `low` leaves more than a few out: a single outlier must not make the rest
-/// escapes.
-fn best_low(chunk: &[u16; CHUNK], low: u8) -> u8 {
-    let missed = chunk.iter().filter(|number| exponent(**number) < low).count();
-    if missed <= CHUNK / 128 {
-        return low;
+/// The low that leaves the fewest out, looked for from the low of the chunk before, whose numbers were of the same size mostly.
+fn best_low(exponents: &[u8; CHUNK], before: u8) -> u8 {
+    let with_missed = |low| (missed(exponents, low), low);
+    let (mut missed, mut low) = with_missed(before);
+    loop {
+        let (down, up) = (low.saturating_sub(1), HIGHEST_LOW.min(low + 1));
+        let better = with_missed(down).min(with_missed(up));
+        if better.0 >= missed {
+            break;
+        }
+        (missed, low) = better;
     }
-    let mut counts = [0usize; 256];
-    for number in chunk {
-        if let Some(count) = counts.get_mut(usize::from(exponent(*number))) {
+    // Another chunk altogether. Counting all exponents takes longer than the rest of the packing.
+    if missed > CHUNK / 8 { best_of_all(exponents) } else { low }
+}
+
+/// How many exponents codes above `low` do not reach.
+fn missed(exponents: &[u8; CHUNK], low: u8) -> usize {
+    // A sum of bytes is what compilers make the fastest vectors of, and a byte counts to 255.
+    let of_some = |some: &[u8; 128]| -> u8 {
+        some.iter().map(|exponent| u8::from(exponent.wrapping_sub(low) >= REACH as u8)).sum()
+    };
+    exponents.as_chunks().0.iter().map(|some| usize::from(of_some(some))).sum()
+}
+
+fn best_of_all(exponents: &[u8; CHUNK]) -> u8 {
+    let mut counts = [0u16; 256];
+    for exponent in exponents {
+        if let Some(count) = counts.get_mut(usize::from(*exponent)) {
             *count += 1;
         }
     }
-    let width = usize::from(ESCAPE);
-    let mut reached: usize = counts.iter().take(width).sum();
-    let (mut best, mut most) = (0, reached);
-    for (low, (left, entered)) in (1..).zip(counts.iter().zip(counts.iter().skip(width))) {
-        reached = reached + entered - left;
-        if reached > most {
-            (best, most) = (low, reached);
-        }
-    }
-    best
+    let reached = counts.windows(REACH).map(|counts| counts.iter().sum::<u16>());
+    reached.zip(0..=HIGHEST_LOW).max_by_key(|(reached, _)| *reached).map_or(0, |(_, low)| low)
 }
 
-/// The last chunk, filled up with its last number.
-fn encode_short(chunk: &[u16], codes: &mut [u8], rests: &mut [u8], wide: &mut [u8; CHUNK]) -> Chosen {
-    let mut whole = [chunk.last().copied().unwrap_or_default(); CHUNK];
-    for (whole, number) in whole.iter_mut().zip(chunk) {
-        *whole = *number;
+/// Codes of a chunk's packs: neighbours' bits move together, twice for the lowest two and once more for the third.
+fn encode(heights: &[u8; CHUNK], twos: &mut [[u8; 2]], tops: &mut [u8]) {
+    let (mut halves, mut quarters) = ([0; CHUNK / 2], [0; CHUNK / 4]);
+    join(heights, &mut halves, |pair| pair & 0x03 | pair >> 6 & 0x0c);
+    join(&halves, twos.as_flattened_mut(), |pair| pair | pair >> 4);
+    join(heights, &mut halves, |pair| pair >> 2 & 0x01 | pair >> 9 & 0x02);
+    join(&halves, &mut quarters, |pair| pair | pair >> 6);
+    join(&quarters, tops, |pair| pair | pair >> 4);
+}
+
+/// Two neighbours in one byte.
+fn join(apart: &[u8], joined: &mut [u8], how: impl Fn(u16) -> u16) {
+    for (pair, joined) in apart.as_chunks::<2>().0.iter().zip(joined) {
+        *joined = how(u16::from_le_bytes(*pair)) as u8;
     }
-    let (mut whole_codes, mut whole_rests) = ([0; CHUNK / 2], [0; CHUNK]);
-    let chosen = encode(&whole, &mut whole_codes, &mut whole_rests, wide);
-    for (into, from) in codes.iter_mut().zip(whole_codes).chain(rests.iter_mut().zip(whole_rests)) {
-        *into = from;
+}
+
+/// What [`encode`] made of a pack: a byte a number.
+fn decode(twos: [u8; 2], tops: u8) -> u64 {
+    let (twos, tops) = (u64::from(u16::from_le_bytes(twos)), u64::from(tops));
+    let twos = (twos | twos << 24) & 0x0000_00ff_0000_00ff;
+    let twos = (twos | twos << 12) & 0x000f_000f_000f_000f;
+    let twos = (twos | twos << 6) & 0x0303_0303_0303_0303;
+    let tops = (tops | tops << 28) & 0x0000_000f_0000_000f;
+    let tops = (tops | tops << 14) & 0x0003_0003_0003_0003;
+    let tops = (tops | tops << 7) & 0x0101_0101_0101_0101;
+    twos | tops << 2
+}
+
+/// Adds those of a chunk of `length` numbers.
+fn list_escapes(heights: &[u8; CHUNK], length: usize, escapes: &mut Vec<u16>) {
+    for (pack, heights) in heights.as_chunks::<PACK>().0.iter().enumerate() {
+        let word = u64::from_le_bytes(*heights);
+        let mut upper = word & 0xf8f8_f8f8_f8f8_f8f8;
+        while upper != 0 {
+            let bit = upper.trailing_zeros() & !7;
+            let place = pack * PACK + bit as usize / 8;
+            if place < length {
+                escapes.push((place << 5) as u16 | (upper >> (bit + 3) & 31) as u16);
+            }
+            upper &= !(0xff << bit);
+        }
     }
-    chosen
 }
 
 /// The numbers of a blob, as bits: the twin of the card's kernel. `numbers` is as long as what was packed.
@@ -220,28 +251,36 @@ pub fn unpack(blob: &[u8], numbers: &mut [u16]) -> Result<(), Damaged> {
     let sections = Sections::of(count);
     let section = |from: usize, to: usize| blob.get(from..to).ok_or(damaged("it ends early"));
     let lows = section(0, sections.firsts)?;
-    let firsts = section(sections.firsts, sections.codes)?.as_chunks::<4>().0;
-    let codes = section(sections.codes, sections.rests)?;
+    let firsts = section(sections.firsts, sections.twos)?.as_chunks::<2>().0;
+    let twos = section(sections.twos, sections.tops)?.as_chunks::<2>().0;
+    let tops = section(sections.tops, sections.rests)?;
     let rests = section(sections.rests, sections.escapes)?;
-    let escapes = section(sections.escapes, blob.len())?.as_chunks::<4>().0;
+    let escapes = section(sections.escapes, blob.len())?.as_chunks::<2>().0;
 
-    let bytes = codes.chunks(CHUNK / 2).zip(rests.chunks(CHUNK));
-    for ((chunk, low), (codes, rests)) in numbers.chunks_mut(CHUNK).zip(lows).zip(bytes) {
-        let codes = codes.iter().flat_map(|pair| [pair & 15, pair >> 4]);
-        for ((number, code), rest) in chunk.iter_mut().zip(codes).zip(rests) {
-            let (exponent, rest) = (u16::from(*low) + u16::from(code), u16::from(*rest));
+    let bytes = twos.chunks(CHUNK / PACK).zip(tops.chunks(CHUNK / PACK)).zip(rests.chunks(CHUNK));
+    let bounds = lows.iter().zip(firsts.windows(2));
+    let mut exponents = [[0; PACK]; CHUNK / PACK];
+    for ((chunk, (low, bounds)), ((twos, tops), rests)) in numbers.chunks_mut(CHUNK).zip(bounds).zip(bytes) {
+        if *low > HIGHEST_LOW {
+            return Err(damaged("a lowest exponent is too high"));
+        }
+        let low = u64::from(*low) * 0x0101_0101_0101_0101;
+        for (exponents, (twos, tops)) in exponents.iter_mut().zip(twos.iter().zip(tops)) {
+            *exponents = (low + decode(*twos, *tops)).to_le_bytes();
+        }
+        for ((number, exponent), rest) in chunk.iter_mut().zip(exponents.as_flattened()).zip(rests) {
+            let (exponent, rest) = (u16::from(*exponent), u16::from(*rest));
             *number = (rest & 0x80) << 8 | exponent << 7 | rest & 0x7f;
         }
-    }
-
-    let number = |at: &[u8; 4]| u32::from_le_bytes(*at);
-    for (stripe, bounds) in numbers.chunks_mut(STRIPE).zip(firsts.windows(2)) {
         let [first, end] = bounds else { return Err(damaged("it ends early")) };
-        let of_stripe = escapes.get(number(first) as usize..number(end) as usize);
-        for escape in of_stripe.ok_or(damaged("its escapes lie outside of it"))? {
-            let escape = number(escape);
-            let place = stripe.get_mut((escape >> 16) as usize);
-            *place.ok_or(damaged("an escape lies outside of its stripe"))? = escape as u16;
+        let index = |at: &[u8; 2]| usize::from(u16::from_le_bytes(*at));
+        let of_chunk = escapes.get(index(first)..index(end));
+        for escape in of_chunk.ok_or(damaged("its escapes lie outside of it"))? {
+            let escape = u16::from_le_bytes(*escape);
+            let place = chunk.get_mut(usize::from(escape >> 5));
+            let number = place.ok_or(damaged("an escape lies outside of its chunk"))?;
+            // The sum goes round within the exponent.
+            *number = *number & 0x8000 | number.wrapping_add(escape << 10) & 0x7fff;
         }
     }
     Ok(())
