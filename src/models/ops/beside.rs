@@ -132,6 +132,18 @@ fn on<'a, T>(
 }
 
 impl<T> Beside<'_, T> {
+    /// Whether the second stream does the work.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        allow(clippy::unused_self, reason = "a CPU does one thing after the other")
+    )]
+    pub fn is_aside(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.under_way.is_some();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
     /// The result, for work that is given to the device from now on.
     ///
     /// # Errors
