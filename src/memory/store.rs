@@ -64,7 +64,7 @@ impl Store {
         }
     }
 
-    /// Whether the host copy is packed where it is bf16: a quarter less to keep and to send over the bus. By default it is
+    /// Whether the host copy is packed where it is bf16: three tenths less to keep and to send over the bus. By default it is
     /// where there is a bus, for a card. Before the first [`Store::load_host`].
     #[must_use]
     pub fn packing(self, packs: bool) -> Self {

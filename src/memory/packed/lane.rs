@@ -2,7 +2,7 @@
 //!
 //! A blob is shorter than its numbers. So a lane's blobs are copied to the end of the memory that the numbers will fill, and
 //! unpacked from the front: what is written reaches only blobs that were read before. How far that goes at once is a wave;
-//! each wave leaves a quarter less to do. At the end there is no room for another wave, so the last blobs are copied
+//! each wave leaves three tenths less to do. At the end there is no room for another wave, so the last blobs are copied
 //! elsewhere, to a [`SLOT`]. No memory for a second copy, and a dozen commands a lane: a driver takes only so many before the
 //! program that gives them has to wait.
 //!
@@ -15,7 +15,7 @@ use super::{ALIGN, TILE};
 /// Bytes of a tile's numbers.
 pub const TILE_BYTES: usize = 2 * TILE;
 
-/// Memory on the device for the blobs that do not unpack in place. The more, the fewer waves: 6 for a block of 283 MB, 9 for 680 MB.
+/// Memory on the device for the blobs that do not unpack in place. The more, the fewer waves: 6 for a block of 283 MB, 8 for 680 MB.
 pub const SLOT: usize = 16 << 20;
 
 /// Slots of a device: while one is read the next is filled.

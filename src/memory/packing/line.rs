@@ -48,7 +48,7 @@ struct Line<'a> {
 /// the bytes that were read.
 ///
 /// As many threads as read files: with a third of them a load took half as long again, for packing waits for memory that
-/// nobody has touched yet, not for arithmetic (a thread packs 6 GB/s within its cache).
+/// nobody has touched yet, not for arithmetic (a thread packs 5 GB/s within its cache).
 ///
 /// # Errors
 /// A tile cannot be read; `pace` was stopped; no room.
