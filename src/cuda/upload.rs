@@ -82,7 +82,8 @@ struct Staging {
     mapped: sys::CUdeviceptr,
     /// Where the next upload goes.
     next: usize,
-    /// Behind the last kernel that reads it.
+    /// Behind the last kernel that reads it, and so behind all: uploads go to a card's main stream, work on its second one has
+    /// none.
     read: Option<CudaEvent>,
     context: Arc<CudaContext>,
 }
