@@ -121,43 +121,50 @@ async fn the_senders_time_limit_counts() {
     assert_eq!(sink.delivered().as_deref(), Some("failed:deadline"));
 }
 
+/// Gives the second job only once the first is on the engine: either could get there first otherwise.
+struct InTurn(Option<Envelope>, Option<Envelope>, Arc<Notify>);
+#[async_trait::async_trait]
+impl JobSource for InTurn {
+    async fn take(&mut self, _: usize, _: bool, _: &CancellationToken) -> Taken {
+        if let Some(first) = self.0.take() {
+            return Taken::Jobs(vec![first]);
+        }
+        let Some(second) = self.1.take() else { return Taken::Exhausted };
+        self.2.notified().await;
+        Taken::Jobs(vec![second])
+    }
+}
+
 #[tokio::test]
 async fn an_engine_that_ignores_its_stop_is_hung_and_the_worker_is_replaced() {
     let (first, second) = (RecordingSink::new(), RecordingSink::new());
     let (_never, gate) = mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(gate);
-    let rig = rig(
-        &[("MARQUEE_JOB_TIMEOUT_S", "0.02"), ("MARQUEE_HANG_GRACE_S", "0.02"), ("MARQUEE_CONCURRENCY", "2")],
-        move |plan, _| {
-            // Until the test's end drops the sender.
-            let _ = gate.lock().unwrap().recv();
-            Ok(painted(plan))
-        },
-    );
-    let mut patient = job("b", &second);
-    patient.time_limit = Some(Duration::from_secs(3600));
-    let end = run_all(rig, vec![job("a", &first), patient]).await;
+    let hung = job("a", &first);
+    let pull = hung.stop.clone();
+    let started = Arc::new(Notify::new());
+    let began = started.clone();
+    let rig = rig(&[("MARQUEE_HANG_GRACE_S", "0.05"), ("MARQUEE_CONCURRENCY", "2")], move |plan, _| {
+        began.notify_one();
+        pull.stop(StopReason::Deadline);
+        // Until the test's end drops the sender.
+        let _ = gate.lock().unwrap().recv();
+        Ok(painted(plan))
+    });
+    let source = InTurn(Some(hung), Some(job("b", &second)), started);
+    let end = rig.worker.run(Box::new(source), CancellationToken::new()).await;
     assert_eq!(end, End::Poisoned(FailureKind::EngineHung));
     assert_eq!(first.delivered().as_deref(), Some("failed:engine_hung"));
-    let second = second.delivered().unwrap();
-    assert!(second == "failed:engine_hung" || second == "failed:shutdown", "{second}");
+    // On a busy machine the worker may be on its way out before it asks for a second job.
+    let told = second.delivered();
+    assert!(
+        matches!(told.as_deref(), None | Some("failed:engine_hung" | "failed:shutdown")),
+        "who waits for the engine is told: {told:?}"
+    );
 }
 
 #[tokio::test]
 async fn stopped_before_its_turn_a_job_never_reaches_the_engine() {
-    /// Gives the second job only once the first is on the engine: either could get there first otherwise.
-    struct InTurn(Option<Envelope>, Option<Envelope>, Arc<Notify>);
-    #[async_trait::async_trait]
-    impl JobSource for InTurn {
-        async fn take(&mut self, _: usize, _: bool, _: &CancellationToken) -> Taken {
-            if let Some(first) = self.0.take() {
-                return Taken::Jobs(vec![first]);
-            }
-            let Some(second) = self.1.take() else { return Taken::Exhausted };
-            self.2.notified().await;
-            Taken::Jobs(vec![second])
-        }
-    }
     let (first, second) = (RecordingSink::new(), RecordingSink::new());
     let stopped = job("b", &second);
     let pull = stopped.stop.clone();
