@@ -66,8 +66,8 @@ impl Aside {
     /// Does `work` on `inputs`. A card does it on the second stream, beside what it is given next, until [`Beside::join`]:
     /// kernels of less than a wave leave multiprocessors idle that another kernel's blocks can use. The numbers are the same.
     /// `work` must get from its inputs whatever it computes with, and may read other tensors of the device: kernels go where
-    /// their first operand is. What it reads stays until the result goes: inputs are held, the rest is borrowed. Work that some kernel does not take is done again in line, and so is all of it where there is
-    /// no second stream.
+    /// their first operand is. What it reads stays until the result goes: inputs are held, the rest is borrowed. Work that some
+    /// kernel does not take is done again in line, and so is all of it where there is no second stream.
     ///
     /// # Errors
     /// What `work` returns; the device is lost.

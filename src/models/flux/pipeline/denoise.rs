@@ -103,7 +103,8 @@ impl<'a> Denoiser<'a> {
 /// Runs all steps of `prepared` and returns the packed latents of the picture.
 ///
 /// # Errors
-/// [`PipelineError::Stopped`] if the watcher broke; [`PipelineError::NotNumbers`]; shapes that do not match; no room on the device.
+/// [`PipelineError::Stopped`] if the watcher broke; [`PipelineError::NotNumbers`]; shapes that do not match; no room on the
+/// device.
 pub fn denoise(
     denoiser: &Denoiser<'_>,
     prepared: &Prepared,
